@@ -1,0 +1,255 @@
+"""The engine: what a sequence of parts keeps, which leaves each part claims, and plans as keys.
+
+A `Plan` is a transform without its numbers: names, functions, schedules and static values, so that
+it can key compiled code; the numbers travel as operands. `jopt.update` runs it.
+"""
+
+import collections
+import dataclasses
+import types
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopt import dtypes, scalars
+from jopt.kernel import Kernels, make_slots, named, refusal
+from jopt.paths import Flat, Layout, Leaf, TreeMismatchError, listing
+from jopt.rule import LIVE, Group, Own, Part, Whole, extras_of, keywords
+from jopt.state import State
+
+Parts = tuple["Part | Group", ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """What is known of the tree at hand: its layout, its leaves (None where one is None), the trained ones."""
+
+    layout: Layout
+    leaves: Mapping[str, Leaf | None]
+    trained: tuple[str, ...]
+
+    @classmethod
+    def of(cls, flat: Flat, layout: Layout, trained: tuple[str, ...] | None = None) -> "Tree":
+        """The tree of these leaves; trained are those given, or all real and complex arrays."""
+        leaves = {
+            path: None if x is None else Leaf(path, tuple(np.shape(x)), dtypes.dtype_of(x)) for path, x in flat.items()
+        }
+        trained = tuple(path for path, x in flat.items() if dtypes.is_trained(x)) if trained is None else trained
+        return cls(layout, leaves, trained)
+
+    def only(self, paths: tuple[str, ...]) -> "Tree":
+        """The same tree with fewer trained leaves."""
+        return dataclasses.replace(self, trained=paths)
+
+
+_PLANS: "weakref.WeakValueDictionary[Parts, Plan]" = weakref.WeakValueDictionary()
+_RECENT: "collections.OrderedDict[Parts, Plan]" = collections.OrderedDict()
+_MOST_PLANS = 128
+
+
+class Plan:
+    """A sequence of parts without numbers; equal plans are one object while one of them lives.
+
+    Plans of library functions and plain values stay in a bounded cache. A plan that holds a user's
+    closure is kept alive by its transforms alone, so that the cache holds no user object.
+    """
+
+    def __new__(cls, parts: Parts) -> "Plan":
+        self = _PLANS.get(parts)
+        if self is None:
+            self = super().__new__(cls)
+            self._build(parts)
+            if not self.traced:
+                _PLANS[parts] = self
+        if not self.traced and is_plain(parts):
+            _RECENT[parts] = self
+            _RECENT.move_to_end(parts)
+            while len(_RECENT) > _MOST_PLANS:
+                _RECENT.popitem(last=False)
+        return self
+
+    def _build(self, parts: Parts) -> None:
+        self.parts = parts
+        self.flat = tuple(walk(parts))
+        wrapped = [part.inner for part in self.flat if isinstance(part.inner, Plan)]
+        self.extras = frozenset().union(*map(extras_of, self.flat), *(plan.extras for plan in wrapped))
+        names_extra = any("extra" in keywords(f) for part in self.flat for f in part.of.functions)
+        self.takes_any_extra = names_extra or any(plan.takes_any_extra for plan in wrapped)
+        self.traced = _holds(parts, lambda x: isinstance(x, scalars.Traced | jax.core.Tracer))
+        self.kernels = Kernels(self.flat)
+        self.compiled: dict[str, Any] = {}
+
+    def hyper_entries(self) -> Iterator[tuple[str, Any]]:
+        """Full name and schedule (or LIVE) of every number of the chain."""
+        for part in self.flat:
+            for name, value in part.hyper:
+                yield f"{part.name}/{name}", value
+
+    def init(self, numbers: Mapping[str, Any], params: Flat, tree: Tree) -> State:
+        """The state before the first update."""
+        hyper, base = {}, {}
+        for name, value in self.hyper_entries():
+            if value is LIVE:
+                hyper[name], base[name] = scalar(numbers[name], name), scalar(numbers[name], name)
+            else:
+                hyper[name] = scalar(value(np.int32(0)), name)
+        state = State(jnp.zeros((), jnp.int32), hyper, base, {}, {}, {})
+        for part, paths in zip(self.flat, self.claims(tree), strict=True):
+            mine = {name: hyper[f"{part.name}/{name}"] for name, _ in part.hyper}
+            if isinstance(part.of, Whole):
+                own = self._init_whole(part, {path: params[path] for path in paths}, mine, numbers, tree.only(paths))
+            else:
+                own = _init_rule(part, {path: params[path] for path in paths}, mine, numbers)
+            if own.slots:
+                state.slots[part.name] = own.slots
+            if own.scalars:
+                state.scalars[part.name] = own.scalars
+            if own.inner is not None:
+                state.inner[part.name] = own.inner
+        return _without_aliases(state, params)
+
+    def _init_whole(
+        self, part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any], tree: Tree
+    ) -> Own:
+        for path, p in params.items():
+            if not part.of.complex and jnp.iscomplexobj(p):
+                raise refusal(part, path, p, "a real array", "keep real and imaginary parts as two parameters")
+        if part.of.init is None:
+            return Own()
+        inner = part.inner
+        if isinstance(inner, Plan):
+            below = numbers[f"{part.name}/"]
+            inner = lambda params: part.inner.init(below, params, tree)
+        available = dict(part.static) | mine | {"layout": tree.layout, "inner": inner}
+        wide = {path: dtypes.compute(p) for path, p in params.items()}
+        return part.of.init(wide, **named(part.of.init, available, part))
+
+    def claims(self, tree: Tree) -> list[tuple[str, ...]]:
+        """For each part of the flat sequence, the trained leaves it claims.
+
+        Raises:
+            TreeMismatchError: a partition leaves a parameter unclaimed, or a case claims none.
+        """
+        trained = set(tree.trained)
+        found: list[tuple[str, ...]] = []
+
+        def visit(parts: Parts, available: tuple[str, ...]) -> None:
+            for part in parts:
+                if isinstance(part, Part):
+                    found.append(tuple(path for path in available if path in trained))
+                    continue
+                rest = available
+                for name, chooser, inner in part.cases:
+                    chosen = chooser.choose(tree.leaves, tree.layout)
+                    claimed = tuple(path for path in rest if path in chosen)
+                    if part.total and part.idle == "error" and available and not claimed:
+                        raise TreeMismatchError(
+                            f"partition: the case {name!r} (where={chooser!r}) claims no parameter, one or more were "
+                            f"expected. The cases before it left:\n{listing(tree.leaves[p] for p in rest)}\n"
+                            f"Correct its pattern, or remove the case."
+                        )
+                    rest = tuple(path for path in rest if path not in chosen)
+                    visit(inner, claimed)
+                unclaimed = [tree.leaves[path] for path in rest if path in trained]
+                if part.total and unclaimed:
+                    raise TreeMismatchError(
+                        f"partition: no case claims these parameters, exactly one was expected to:\n"
+                        f"{listing(unclaimed)}\nAdd a case, or end with (everything_else, freeze())."
+                    )
+
+        visit(self.parts, tuple(path for path, leaf in tree.leaves.items() if leaf is not None))
+        return found
+
+
+def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any]) -> Own:
+    slots: dict[str, Flat] = {}
+    for path, p in params.items():
+        for name, x in make_slots(part, path, dtypes.compute(p), mine).items():
+            slots.setdefault(name, {})[path] = x
+    return Own(slots, {"key": random_key(numbers[f"{part.name}/key"])} if part.key is not None else {})
+
+
+def random_key(seed: Any) -> jax.Array:
+    """A typed key from a seed, a typed key, or the words of a raw one."""
+    seed = jnp.asarray(seed)
+    if jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        return seed
+    return jax.random.wrap_key_data(seed.astype(jnp.uint32)) if seed.ndim else jax.random.key(seed)
+
+
+def scalar(value: Any, name: str) -> jax.Array:
+    """One number as the engine keeps it: a strongly typed float32 (float64 under x64) scalar."""
+    result = jnp.asarray(value, scalars.scalar_dtype())
+    if result.ndim:
+        raise TypeError(
+            f"update: the schedule of {name} returned an array of shape {result.shape}, a scalar was expected. "
+            f"Return one number per step."
+        )
+    return result
+
+
+def walk(parts: Parts) -> Iterator[Part]:
+    """The parts of a sequence in order, those of groups included."""
+    for part in parts:
+        if isinstance(part, Part):
+            yield part
+        else:
+            for _, _, inner in part.cases:
+                yield from walk(inner)
+
+
+def _holds(value: Any, test: Any) -> bool:
+    """Whether a configuration holds, at any depth, something that passes the test."""
+    if test(value):
+        return True
+    if isinstance(value, tuple | list | frozenset):
+        return any(_holds(x, test) for x in value)
+    if isinstance(value, dict):
+        return any(_holds(x, test) for x in value.values())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return any(_holds(getattr(value, f.name), test) for f in dataclasses.fields(value))
+    return False
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a configuration consists of plain values and functions of modules, so that a cache may keep it."""
+    if isinstance(value, types.FunctionType):
+        return "<locals>" not in value.__qualname__ and value.__name__ != "<lambda>" and value.__module__ != "__main__"
+    if isinstance(value, tuple | frozenset):
+        return all(map(is_plain, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return type(value).__module__.startswith("jopt.") and all(
+            is_plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+        )
+    if isinstance(value, Plan):
+        return is_plain(value.parts)
+    return value is None or value is LIVE or isinstance(value, bool | int | float | str | bytes)
+
+
+def _without_aliases(state: State, params: Flat) -> State:
+    """Copy what shares a buffer with a parameter or with another entry, or donation would fail."""
+    seen = {_buffer(p) for p in params.values()}
+
+    def own(x):
+        if _buffer(x) in seen:
+            x = jnp.copy(x)
+        seen.add(_buffer(x))
+        return x
+
+    return jax.tree.map(own, state)
+
+
+def _buffer(x: Any) -> Any:
+    if (
+        isinstance(x, jax.Array)
+        and not isinstance(x, jax.core.Tracer)
+        and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    ):
+        shards = x.addressable_shards
+        if shards and x.size:
+            return shards[0].data.unsafe_buffer_pointer()
+    return id(x)

@@ -1,0 +1,186 @@
+"""The state of a transform, and the accessors that read and set its hyper-parameters by name."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopt import scalars
+from jopt.dtypes import leave
+from jopt.paths import Flat, flatten
+
+
+class StateMismatchError(ValueError):
+    """A state was made by another transform, or for other parameters."""
+
+
+class State(NamedTuple):
+    """Everything a chain keeps, by name: arrays under their parameter's path, numbers under theirs.
+
+    Attributes:
+        count: int32, finished updates.
+        hyper: every number of the chain as used in the last update (before the first: as it will be).
+        base: the configured values the state last saw, settable names only.
+        slots: ``{part: {slot: {path: array}}}``.
+        scalars: ``{part: {name: array}}``, what a part keeps for the whole tree.
+        inner: ``{part: anything}``, the states of wrapped or foreign transforms.
+    """
+
+    count: Any
+    hyper: dict[str, Any]
+    base: dict[str, Any]
+    slots: dict[str, dict[str, Flat]]
+    scalars: dict[str, dict[str, Any]]
+    inner: dict[str, Any]
+
+
+def states(state: Any, scope: str = "") -> Iterator[tuple[str, State]]:
+    """Every `State` inside a state of any nesting, with the scope its names are under."""
+    if isinstance(state, State):
+        yield scope, state
+        for name, inner in state.inner.items():
+            yield from states(inner, f"{scope}{name}/")
+    elif isinstance(state, dict):
+        for name, value in state.items():
+            yield from states(value, f"{scope}{name}/")
+    elif isinstance(state, tuple | list):
+        for value in state:
+            yield from states(value, scope)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Hyperparams(dict[str, Any]):
+    """Hyper-parameters by full name; indexing also takes any short name that is not ambiguous."""
+
+    def __missing__(self, name: str) -> Any:
+        return self[resolve_name(name, list(self))]
+
+    def tree_flatten_with_keys(self):
+        names = tuple(sorted(self))
+        return [(jax.tree_util.DictKey(name), self[name]) for name in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names, values):
+        return cls(zip(names, values, strict=True))
+
+
+def resolve_name(name: str, full_names: list[str]) -> str:
+    """The one full name that is `name` or ends in it.
+
+    Raises:
+        KeyError: none does, or several do.
+    """
+    if name in full_names:
+        return name
+    found = [full for full in full_names if full.endswith("/" + name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise KeyError(f"hyperparams: {name!r} is ambiguous, one of {found} was expected. Use the full name.")
+    raise KeyError(f"hyperparams: {name!r} is not in this state, which has {sorted(full_names)}. Use one of these.")
+
+
+def hyperparams(state: Any) -> Hyperparams:
+    """The hyper-parameters of a state at any nesting, as used in its last update.
+
+    Args:
+        state: a jopt state, or any structure (a foreign chain's tuple) that holds some.
+
+    Returns:
+        A mapping from full names (``scale_by_adam/b1``) to arrays; ``["b1"]`` works where only
+        one name ends so, and is a KeyError that lists the full names otherwise.
+    """
+    return Hyperparams({scope + name: value for scope, s in states(state) for name, value in s.hyper.items()})
+
+
+def set_hyperparams(state: Any, **values: Any) -> Any:
+    """A new state in which the named hyper-parameters have the given values; nothing retraces.
+
+    Args:
+        state: a jopt state, or any structure that holds some.
+        **values: by short or full name: ``learning_rate=3e-4`` or ``**{"scale_by_adam/b1": 0.95}``.
+            A batch of values goes with `jax.vmap` over this call.
+
+    Raises:
+        KeyError: a name is unknown, ambiguous, or follows a schedule.
+        TypeError, ValueError: a value is no scalar, or NaN.
+    """
+    known = hyperparams(state)
+    settable = {scope + name for scope, s in states(state) for name in s.base}
+    new = {}
+    for name, value in values.items():
+        full = resolve_name(name, list(known))
+        if full not in settable:
+            raise KeyError(
+                f"set_hyperparams: {full!r} follows a schedule, so that a value set here would be lost at the next "
+                f"update. Build the transform with a number, or with another schedule."
+            )
+        checked = scalars.raw(scalars.number(value, "set_hyperparams", name))
+        new[full] = jnp.asarray(checked, known[full].dtype)
+    return _replace_hyper(state, new, "")
+
+
+def _replace_hyper(state: Any, new: dict[str, Any], scope: str) -> Any:
+    if isinstance(state, State):
+        hyper = {name: new.get(scope + name, value) for name, value in state.hyper.items()}
+        inner = {name: _replace_hyper(value, new, f"{scope}{name}/") for name, value in state.inner.items()}
+        return state._replace(hyper=hyper, inner=inner)
+    if isinstance(state, dict):
+        return type(state)({name: _replace_hyper(value, new, f"{scope}{name}/") for name, value in state.items()})
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return type(state)(*(_replace_hyper(value, new, scope) for value in state))
+    if isinstance(state, tuple | list):
+        return type(state)(_replace_hyper(value, new, scope) for value in state)
+    return state
+
+
+def sweep_axes(state: Any) -> Any:
+    """The `in_axes`/`out_axes` of a state with a batch axis: 0 everywhere, None for the clocks.
+
+    A batched clock would turn every periodic refresh into work at every step, so `count` stays
+    unbatched. Only a clock that the data decides (behind a guard) is batched.
+
+    Args:
+        state: one state (a batched one gives the same).
+    """
+    if isinstance(state, State):
+        axes = jax.tree.map(lambda _: 0, state._replace(inner={}))
+        inner = {name: sweep_axes(value) for name, value in state.inner.items()}
+        return axes._replace(count=None, inner=inner)
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        if getattr(state, "clock_depends_on_data", False):
+            return jax.tree.map(lambda _: 0, state)
+        clocks = getattr(state, "clocks", ())
+        return type(state)(*(None if f in clocks else sweep_axes(v) for f, v in zip(state._fields, state, strict=True)))
+    if isinstance(state, dict):
+        return type(state)({name: sweep_axes(value) for name, value in state.items()})
+    if isinstance(state, tuple | list):
+        return type(state)(sweep_axes(value) for value in state)
+    return jax.tree.map(lambda _: 0, state)
+
+
+AVERAGED = "averaged"
+"""The slot that holds parameters for evaluation; `eval_params` looks for it."""
+
+
+def eval_params(state: Any, params: Any) -> Any:
+    """The parameters to evaluate with: the averaged ones where the state has them, else `params`.
+
+    Raises:
+        StateMismatchError: several parts of the chain average, so that the choice is not clear.
+    """
+    averages = {
+        scope + part: slots[AVERAGED]
+        for scope, s in states(state)
+        for part, slots in s.slots.items()
+        if AVERAGED in slots
+    }
+    if len(averages) > 1:
+        raise StateMismatchError(
+            f"eval_params: {sorted(averages)} all keep averaged parameters, one was expected. Keep one of them."
+        )
+    flat, layout = flatten(params)
+    for average in averages.values():
+        flat |= {path: leave(value, flat[path].dtype) for path, value in average.items() if path in flat}
+    return layout.unflatten(flat)

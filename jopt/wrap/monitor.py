@@ -1,0 +1,82 @@
+"""Norms of gradients, updates and parameters, recorded beside a transform."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jopt.linalg import Gradients
+from jopt.partition import chain
+from jopt.rule import Own, Whole
+from jopt.scalars import scalar_dtype
+from jopt.state import states
+from jopt.transform import Transform, whole
+
+_NAMES = ("grad_norm", "update_norm", "param_norm", "update_ratio", "clip_factor")
+
+
+def gradients_update(grads, own, params, *, norms, measures):
+    # The norm is kept with the arrays it is of: a clip that follows asks for the same one.
+    measures["monitor_gradients"] = {"grad_norm": Gradients(grads, norms).norm()}
+    return grads, own
+
+
+def updates_init(params):
+    return Own(scalars={name: jnp.zeros((), scalar_dtype()) for name in _NAMES})
+
+
+def updates_update(grads, own, params, *, norms, measures):
+    if params is None:
+        raise TypeError(
+            "update: monitor was given params=None, the parameters were expected. Call tx.update(grads, state, params)."
+        )
+    update_norm, param_norm = Gradients(grads, norms).norm(), Gradients(params, norms).norm()
+    moves = param_norm > 0
+    factors = [seen["clip_factor"] for seen in measures.values() if "clip_factor" in seen]
+    return grads, own._replace(
+        scalars={
+            "grad_norm": measures["monitor_gradients"]["grad_norm"],
+            "update_norm": update_norm,
+            "param_norm": param_norm,
+            "update_ratio": jnp.where(moves, update_norm / jnp.where(moves, param_norm, 1), 0),
+            "clip_factor": factors[0] if factors else jnp.ones((), scalar_dtype()),
+        }
+    )
+
+
+GRADIENTS = Whole("monitor_gradients", gradients_update)
+UPDATES = Whole("monitor_updates", updates_update, updates_init)
+
+
+def monitor_gradients() -> Transform:
+    """Measure the gradients that reach this place, for `monitor_updates` to record."""
+    return whole(GRADIENTS)
+
+
+def monitor_updates() -> Transform:
+    """Record norms of the updates at this place, of the parameters, and of the measured gradients."""
+    return whole(UPDATES)
+
+
+def monitor(tx: Any) -> Transform:
+    """Record norms beside a transform; the updates are not changed.
+
+    Of the last update: ``grad_norm`` (before `tx`), ``update_norm`` (after it), ``param_norm``,
+    ``update_ratio`` = update_norm / param_norm, and ``clip_factor`` (of the first
+    `clip_by_global_norm` in `tx`, 1 without one). The gradient's norm is computed once, also if
+    `tx` clips by it. Read them with `monitored`.
+
+    Args:
+        tx: the transform to watch.
+    """
+    return chain(monitor_gradients(), tx, monitor_updates())
+
+
+def monitored(state: Any) -> dict[str, Any]:
+    """What `monitor` recorded in the last update, from a state of any nesting; empty without one."""
+    found = {}
+    for scope, s in states(state):
+        for part, values in s.scalars.items():
+            if part.split("/")[-1].startswith(UPDATES.name):
+                prefix = scope + part.removesuffix(UPDATES.name)
+                found |= {prefix + name: value for name, value in values.items()}
+    return found

@@ -1,0 +1,26 @@
+"""Every test runs under strict promotion, on eight virtual devices, with warnings as errors."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_enable_x64", os.environ.get("JOPT_TEST_X64") == "1")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes long; run with -m slow")
+
+
+@pytest.fixture
+def x64():
+    """The test runs in double precision."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
