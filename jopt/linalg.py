@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jopt import dtypes
 from jopt.scalars import scalar_dtype
@@ -117,7 +117,9 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
         return a @ b
     if rows is not None and _names(rows) & _names(columns):
         columns = None
-    return jnp.einsum("ik,kj->ij", a, b, out_sharding=PartitionSpec(rows, columns))
+    # The mesh of the operands: outside of `jax.set_mesh` a bare PartitionSpec means nothing.
+    mesh = jax.typeof(a if _sharded(a) else b).sharding.mesh
+    return jnp.einsum("ik,kj->ij", a, b, out_sharding=NamedSharding(mesh, PartitionSpec(rows, columns)))
 
 
 def _spec(x: jax.Array) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ A float32 holds whole numbers exactly up to 2²⁴ only, so offsets, comparisons
 remainders are taken before the cast. Nothing here overflows for steps within 0 .. 2³¹ − 1.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -75,10 +76,12 @@ def powered(left: jax.Array, done: jax.Array, exponent: Any) -> tuple[jax.Array,
     """Raise what is left of the progress to a positive power."""
     if isinstance(exponent, float) and exponent == 1.0:
         return left, done
-    # 0^exponent has no finite derivative in the exponent; its value is known. Compiled, a division
-    # becomes a product with the rounded reciprocal, so a whole can come out a little above 1.
-    over = left <= 0
-    power = jnp.where(over, 0.0, jnp.where(over, 1.0, jnp.minimum(left, 1.0)) ** real(exponent))
+    # At both ends the power is known, and computing it is not safe: 0^exponent has no finite derivative
+    # in the exponent, and a compiled division is a product with the rounded reciprocal, which can make
+    # a whole a little more or less than 1.
+    inside = (left > 0) & (done > 0)
+    power = jnp.minimum(jnp.where(inside, left, 1.0), 1.0) ** real(exponent)
+    power = jnp.where(inside, power, jnp.where(left > 0, 1.0, 0.0))
     return power, 1.0 - power
 
 
@@ -115,7 +118,7 @@ def through(
 ) -> Any:
     """Go from point to point (step, value), along lines or along `bend`; steps must not decrease."""
     value = real(points[0][1])
-    for (begin, start), (finish, end) in zip(points, points[1:], strict=False):
+    for (begin, start), (finish, end) in itertools.pairwise(points):
         shares = progress(count - begin, finish - begin)
         shares = bend(*shares) if bend else shares
         value = jnp.where(count >= begin, between(start, end, *shares), value)

@@ -1,4 +1,5 @@
 """Schedules that rise again: restarts, cycles, and the one cycle of rate and momentum."""
+# ruff: noqa: N801  (a schedule is called like the function that it is elsewhere)
 
 from __future__ import annotations
 
@@ -81,7 +82,7 @@ class cosine_restarts_schedule(Schedule):
         alpha: lowest value as a share of `init_value`, not lowered by `m_mul`.
 
     Differs: Keras' CosineDecayRestarts is the same curve, but takes a fractional t_mul, and finds the
-    cycle with a float32 logarithm, which misplaces restarts.
+    cycle with a rounded logarithm; here each restart is at its very step.
     Reference: [loshchilov2017sgdr], equation 5.
     """
 

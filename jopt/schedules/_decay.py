@@ -1,4 +1,5 @@
 """Schedules that go one way: constant, polynomial, exponential, cosine, steps, 1/t."""
+# ruff: noqa: N801  (a schedule is called like the function that it is elsewhere)
 
 from __future__ import annotations
 
@@ -227,7 +228,7 @@ class step_decay_schedule(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class inverse_time_decay_schedule(Schedule):
-    """Decay as 1/t, the slowest decay whose squares still have a finite sum.
+    """Decay as 1/t: the values have an infinite sum, their squares a finite one.
 
         k        = t / transition_steps                  rounded down if `staircase`
         value(t) = init_value / (1 + decay_rate·k)

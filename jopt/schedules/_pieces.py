@@ -1,7 +1,9 @@
 """Schedules made of pieces: boundaries with scales, and other schedules one after the other."""
+# ruff: noqa: N801  (a schedule is called like the function that it is elsewhere)
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +114,7 @@ class join_schedules(Schedule):
                 f"join_schedules: {len(self.schedules)} schedules and {len(bounds)} boundaries were given, one "
                 f"boundary fewer than schedules was expected. Pass the first step of each schedule but the first."
             )
-        for before, after in zip(bounds, bounds[1:], strict=False):
+        for before, after in itertools.pairwise(bounds):
             if isinstance(before, int) and isinstance(after, int) and after < before:
                 raise ValueError(
                     f"join_schedules: boundaries={list(bounds)} was given, steps that do not decrease were "

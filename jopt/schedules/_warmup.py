@@ -1,4 +1,5 @@
 """Schedules that start with a linear warm-up; a warm-up of no steps is valid everywhere."""
+# ruff: noqa: N801  (a schedule is called like the function that it is elsewhere)
 
 from __future__ import annotations
 

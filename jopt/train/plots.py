@@ -1,0 +1,151 @@
+"""Pictures of training runs, with matplotlib's Agg canvas (no window, no global state)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+# Okabe and Ito's colours: distinct for every common kind of colour blindness. Yellow is left out, too pale for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+INK, PALE = "#222222", "#8A8A8A"
+STYLE = {
+    "font.size": 12,
+    "axes.titlesize": 14,
+    "axes.labelsize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 2.2,
+    "lines.solid_capstyle": "round",
+}
+
+
+class Panel(NamedTuple):
+    """Learning curves of several chains on one task.
+
+    Attributes:
+        title: above the panel.
+        runs: chain's label → rows of its epochs.
+        target: test accuracy to reach.
+    """
+
+    title: str
+    runs: Mapping[str, Sequence[Row]]
+    target: float
+
+
+def curves(rows: Sequence[Row], measure: str, title: str, path: Path) -> None:
+    """Save the curves of one run: losses, the test's measure, and the learning rate.
+
+    Args:
+        rows: of the epochs, as `run.epochs` yields them.
+        measure: "accuracy" or "perplexity".
+        title: above the picture.
+        path: of the PNG.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(14, 4.8), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
+        losses, measured, rate = figure.subplots(1, 3)
+        x = [row["epoch"] for row in rows]
+        for name, colour in (("train", COLOURS[1]), ("test", COLOURS[0])):
+            losses.plot(x, [row[f"{name}_loss"] for row in rows], color=colour, label=name, **_dots(x))
+        losses.set(title="Loss", yscale="log")
+        losses.legend(frameon=False)
+        measured.plot(x, [row[f"test_{measure}"] for row in rows], color=COLOURS[0], **_dots(x))
+        measured.set_title(f"Test {measure}")
+        if measure == "accuracy":
+            measured.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        if rows[0]["learning_rate"] is not None:
+            rate.plot(x, [row["learning_rate"] for row in rows], color=COLOURS[2], **_dots(x))
+        rate.set_title("Learning rate")
+        rate.set_ylim(bottom=0)
+        rate.ticklabel_format(axis="y", style="sci", scilimits=(-1, 3))
+        for axes in (losses, measured, rate):
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
+        figure.savefig(path, dpi=150)
+
+
+def comparison(panels: Sequence[Panel], title: str, subtitle: str, path: Path) -> None:
+    """Save one column a task: training loss above, test error below, a line a chain.
+
+    A chain has one colour in all columns.
+
+    Args:
+        panels: the tasks.
+        title, subtitle: above the picture.
+        path: of the PNG.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.runs))
+    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(16, 9), layout="constrained")
+        # The first row of the grid is room for the two title lines.
+        grid = figure.add_gridspec(3, len(panels), height_ratios=(0.11, 1, 1))
+        below = None
+        for column, panel in enumerate(panels):
+            above = figure.add_subplot(grid[1, column])
+            below = figure.add_subplot(grid[2, column], sharex=above, sharey=below)
+            _losses(above, panel, colours)
+            _errors(below, panel, colours)
+            if column == 0:
+                above.set_ylabel("training loss")
+                below.set_ylabel("test error")
+        figure.text(0.008, 0.985, title, fontsize=22, fontweight="bold", va="top")
+        figure.text(0.008, 0.935, subtitle, fontsize=14, color=PALE, va="top")
+        figure.savefig(path, dpi=150)
+
+
+def _losses(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
+    for label, rows in panel.runs.items():
+        axes.plot([row["epoch"] for row in rows], [row["train_loss"] for row in rows], color=colours[label])
+    axes.set(title=panel.title, yscale="log")
+    axes.tick_params(labelbottom=False)
+
+
+def _errors(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
+    for label, rows in panel.runs.items():
+        errors = [1 - row["test_accuracy"] for row in rows]
+        name = f"{label}:  {1 - errors[-1]:.1%} right"
+        axes.plot([row["epoch"] for row in rows], errors, color=colours[label], label=name, **_dots(rows))
+    epochs = max(len(rows) for rows in panel.runs.values())
+    steps = 5 if epochs <= 20 else 10
+    axes.set(yscale="log", xlabel="epoch", ylim=(0.003, 1.0), xlim=(min(1, epochs - 0.5), epochs + 0.5))
+    axes.set_xticks([1, *range(steps, epochs + 1, steps)])
+    axes.set_yticks([0.003, 0.01, 0.03, 0.1, 0.3, 1.0], ["0.3%", "1%", "3%", "10%", "30%", "100%"])
+    axes.set_yticks([], minor=True)
+    axes.axhline(1 - panel.target, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.annotate(
+        f"target: {panel.target:.0%} right",
+        (1, 1 - panel.target),
+        (0, 4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=11,
+    )
+    axes.legend(frameon=False, fontsize=12, loc="upper right")
+
+
+def _dots(x: Sequence[int]) -> dict[str, Any]:
+    # A run stopped after one epoch has a point, not a line.
+    return {"marker": "o", "markersize": 4} if len(x) < 20 else {}
