@@ -71,6 +71,16 @@ from jopt.rules import (
 )
 from jopt.state import State, StateMismatchError, eval_params, hyperparams, set_hyperparams, sweep_axes
 from jopt.transform import Transform, masked, rule, whole
-from jopt.wrap import accumulate, average_params, ema, monitor, monitored, nonfinite_report, skip_nonfinite
+from jopt.wrap import (
+    accumulate,
+    average_params,
+    ema,
+    monitor,
+    monitor_gradients,
+    monitor_updates,
+    monitored,
+    nonfinite_report,
+    skip_nonfinite,
+)
 
 __version__ = "0.1.0"

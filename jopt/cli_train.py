@@ -93,7 +93,7 @@ SCHEDULES: dict[str, Shape] = {
     "inverse-sqrt": Shape(
         "up, then 1/√step", 0.1, lambda peak, steps, rise: schedules.inverse_sqrt_schedule(peak, rise)
     ),
-    "wsd": Shape("up, stable, down to 0 in the last quarter", 0.1, _stable_then_decay),
+    "wsd": Shape("up, stable, down to 0 at the end", 0.1, _stable_then_decay),
 }
 
 
@@ -104,7 +104,9 @@ def settings_of(arguments: Namespace) -> Settings:
         UsageError: no task, or no learning rate for an optimizer other than adamw.
     """
     if arguments.task is None:
-        raise UsageError(f"no --task was given, one of {', '.join(TASKS)} was expected. Add for example --task digits-mlp.")
+        raise UsageError(
+            f"no --task was given, one of {', '.join(TASKS)} was expected. Add for example --task digits-mlp."
+        )
     task = TASKS[arguments.task]
     if arguments.optimizer not in optimizers.__all__:
         raise UsageError(
@@ -316,7 +318,9 @@ def _print_header(
 ) -> None:
     sizes = [len(jax.tree.leaves(part)[0]) for part in (problem.train, problem.test)]
     print(f"task   {settings.task} ({task.title}), {parameters:,} parameters")
-    print(f"data   {sizes[0]:,} training and {sizes[1]:,} test examples, {steps} steps of {settings.batch_size} an epoch")
+    print(
+        f"data   {sizes[0]:,} training and {sizes[1]:,} test examples, {steps} steps of {settings.batch_size} an epoch"
+    )
     print("chain  " + report.indented(tx))
     if note:
         print(f"note   {note}")

@@ -56,6 +56,7 @@ def clip_by_global_norm(max_norm: ScalarOrSchedule, *, axis_name: str | None = N
         static={"axis_name": axis_name},
         domain={"max_norm": "[0, inf]"},
         reads="tree",
+        complex="pair",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SATURATION = 1e18  # its square, summed over a few elements, is finite in float32
 
@@ -61,8 +62,9 @@ def leave(x: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _saturate(x: jax.Array, bound: float) -> jax.Array:
-    top = jnp.asarray(bound, x.dtype)
-    return jnp.where(jnp.isinf(x), x, jnp.clip(x, -top, top))
+    # Plain `lax`: this is traced for every kind of leaf, and each `jnp` function traces a `jit` of its own.
+    low, high = np.asarray(-bound, x.dtype), np.asarray(bound, x.dtype)
+    return jax.lax.select(jax.lax.is_finite(x), jax.lax.clamp(low, x, high), x)
 
 
 def to_pair(x: jax.Array) -> jax.Array:

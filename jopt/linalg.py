@@ -1,6 +1,7 @@
 """Norms of trees and products of matrices: the arithmetic that several rules share."""
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,34 +11,96 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jopt import dtypes
 from jopt.scalars import scalar_dtype
 
-# Squares of what is smaller than 2⁻⁶⁰ vanish in float32; below this sum they may have mattered.
-_TINY = 1e-22
+# A sum of squares outside these bounds may have lost elements whose squares vanish in float32, or hold
+# some beyond the saturation of `dtypes.enter` (1e18).
+_TINY, _HUGE = 1e-22, 1e36
 _SCALE = 2.0**60
+_CHUNK = 16
+_SMALL = 4096
 
 
-@jax.jit
-def _add_squares(total: jax.Array, scale: jax.Array, g: jax.Array) -> jax.Array:
-    g = dtypes.enter(g)
-    parts = (g.real, g.imag) if jnp.iscomplexobj(g) else (g,)
-    for part in parts:
-        scaled = part * scale.astype(part.dtype)
-        total = total + jnp.sum(scaled * scaled).astype(total.dtype)
+def fold(step: Callable[..., jax.Array], start: jax.Array, leaves: Sequence[Any], *operands: Any) -> jax.Array:
+    """``step(... step(start, leaf_1, *operands) ..., leaf_n, *operands)``, in few equations.
+
+    Leaves of one kind go through one inner `jit` in chunks, so that a thousand of them trace like a
+    hundred.
+
+    Args:
+        step: a module-level function of (total, leaf, *operands).
+        start: the first total.
+        leaves: arrays.
+    """
+    kinds: dict[Any, list[Any]] = {}
+    for leaf in leaves:
+        kinds.setdefault(jax.typeof(leaf), []).append(leaf)
+    total = start
+    for alike in kinds.values():
+        for i in range(0, len(alike), _CHUNK):
+            total = _fold_chunk(step, total, alike[i : i + _CHUNK], operands)
     return total
 
 
+def _join_small(leaves: Sequence[Any]) -> list[Any]:
+    """The same numbers in fewer arrays: small ones are joined, as compiling a reduction for each is slow."""
+    small: dict[Any, list[Any]] = {}
+    rest = []
+    for leaf in leaves:
+        kind = jax.typeof(leaf)
+        joins = kind.size <= _SMALL and jnp.issubdtype(kind.dtype, jnp.floating) and not is_sharded(leaf)
+        small.setdefault(kind, []).append(leaf) if joins else rest.append(leaf)
+    joined: dict[Any, list[Any]] = {}
+    for kind, alike in small.items():
+        for i in range(0, len(alike), _CHUNK):
+            joined.setdefault(kind.dtype, []).append(_join_chunk(alike[i : i + _CHUNK]))
+    return [jnp.concatenate(chunks) for chunks in joined.values()] + rest
+
+
 @jax.jit
-def _sum_squares(scale: jax.Array, leaves: list[jax.Array]) -> jax.Array:
-    total = jnp.zeros((), scale.dtype)
-    for leaf in leaves:  # a running total: one equation a leaf
-        total = _add_squares(total, scale, leaf)
+def _join_chunk(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _fold_chunk(step, total, leaves, operands):
+    for leaf in leaves:
+        total = step(total, leaf, *operands)
     return total
 
 
-def global_norm(leaves: list[Any], axis_name: Any = None) -> jax.Array:
-    """The Euclidean norm of all arrays together, finite wherever they are.
+def _add_squares(total: jax.Array, g: jax.Array) -> jax.Array:
+    return total + _squares(dtypes.compute(g), g.dtype).astype(total.dtype)
 
-    One pass; a second one, rescaled, runs only where the sum of squares overflowed or all but
-    vanished. Complex arrays count by their absolute values. No arrays have the norm 0.
+
+def _add_scaled_squares(total: jax.Array, g: jax.Array, scale: jax.Array) -> jax.Array:
+    g = dtypes.compute(g)
+    for x in (g.real, g.imag) if jnp.iscomplexobj(g) else (g,):
+        scale = scale.astype(x.dtype)
+        most = jax.lax.square(scale * dtypes.SATURATION)
+        # `min` saturates without a temporary array; + 0·x lets infinities through, as NaN.
+        total = total + jnp.sum(jax.lax.min(jax.lax.square(x * scale), most) + x * 0).astype(total.dtype)
+    return total
+
+
+def _squares(x: jax.Array, read_as: Any) -> jax.Array:
+    """Σ|x|². An array read as it is goes through a dot product, which makes no temporary on any backend."""
+    if jnp.iscomplexobj(x):
+        return jnp.sum(x.real * x.real + x.imag * x.imag)
+    if read_as != x.dtype or x.ndim == 0 or is_sharded(x):
+        return jnp.sum(x * x)
+    axes = tuple(range(x.ndim))
+    return jax.lax.dot_general(x, x, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST)
+
+
+def sum_squares(leaves: Sequence[Any]) -> jax.Array:
+    """Σ|x|² over all elements as they are: infinite or NaN if one is, or if it overflows."""
+    return fold(_add_squares, jnp.zeros((), scalar_dtype()), _join_small(leaves))
+
+
+def global_norm(leaves: Sequence[Any], axis_name: Any = None) -> jax.Array:
+    """The Euclidean norm of all arrays together as gradients: saturated at ±1e18, finite wherever they are.
+
+    One pass; a second one, rescaled, runs only where the sum of squares is very large or very small.
+    Complex arrays count by their absolute values. No arrays have the norm 0.
 
     Args:
         leaves: real or complex arrays of any shapes.
@@ -46,16 +109,19 @@ def global_norm(leaves: list[Any], axis_name: Any = None) -> jax.Array:
     if not leaves:
         return jnp.zeros((), scalar_dtype())
 
-    def measure(scale):
-        total = _sum_squares(scale, leaves)
+    def everywhere(total):
         return total if axis_name is None else jax.lax.psum(total, axis_name)
 
-    one = jnp.ones((), scalar_dtype())
-    total = measure(one)
-    fine = (total >= _TINY) & jnp.isfinite(total)
-    scale = jnp.where(total <= 1, one * _SCALE, one / _SCALE)
-    # sqrt inside the branches: its slope at 0 is infinite, and only the branch taken is differentiated.
-    return jax.lax.cond(fine, lambda: jnp.sqrt(total), lambda: _safe_sqrt(measure(scale)) / scale)
+    leaves = _join_small(leaves)
+    total = everywhere(sum_squares(leaves))
+    scale = jnp.where(total <= 1, _SCALE, 1 / _SCALE).astype(total.dtype)
+
+    def rescaled():
+        squares = everywhere(fold(_add_scaled_squares, jnp.zeros_like(total), leaves, scale))
+        return _safe_sqrt(squares) / scale
+
+    # The root is inside the branches: its slope at 0 is infinite, and only the branch taken is differentiated.
+    return jax.lax.cond((total >= _TINY) & (total < _HUGE), lambda: jnp.sqrt(total), rescaled)
 
 
 def _safe_sqrt(x: jax.Array) -> jax.Array:
@@ -68,7 +134,7 @@ def norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm of one array, finite wherever it is, with slope 0 at 0."""
     top = jnp.max(jnp.abs(x), initial=0.0)
     scale = jax.lax.stop_gradient(jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones_like(top)))
-    y = x / scale
+    y = x / scale.astype(x.dtype)
     squares = y.real * y.real + y.imag * y.imag if jnp.iscomplexobj(y) else y * y
     return scale * _safe_sqrt(jnp.sum(squares))
 
@@ -103,8 +169,9 @@ class Gradients(Mapping[str, jax.Array]):
         leaves = list(self._leaves.values())
         asked = (axis_name, *map(id, leaves))
         if asked not in self._norms:
-            self._norms[asked] = global_norm(leaves, axis_name)
-        return self._norms[asked]
+            # The leaves stay beside their norm: once freed, their ids could become those of other arrays.
+            self._norms[asked] = (global_norm(leaves, axis_name), leaves)
+        return self._norms[asked][0]
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -113,12 +180,12 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     Where both would lie on one mesh axis the rows keep it.
     """
     rows, columns = _spec(a)[0], _spec(b)[1]
-    if rows is None and columns is None and not (_sharded(a) or _sharded(b)):
+    if rows is None and columns is None and not (is_sharded(a) or is_sharded(b)):
         return a @ b
     if rows is not None and _names(rows) & _names(columns):
         columns = None
     # The mesh of the operands: outside of `jax.set_mesh` a bare PartitionSpec means nothing.
-    mesh = jax.typeof(a if _sharded(a) else b).sharding.mesh
+    mesh = jax.typeof(a if is_sharded(a) else b).sharding.mesh
     return jnp.einsum("ik,kj->ij", a, b, out_sharding=NamedSharding(mesh, PartitionSpec(rows, columns)))
 
 
@@ -128,7 +195,8 @@ def _spec(x: jax.Array) -> tuple[Any, Any]:
     return entries[-2], entries[-1]
 
 
-def _sharded(x: jax.Array) -> bool:
+def is_sharded(x: jax.Array) -> bool:
+    """Whether the type of an array says that an axis of it is sharded (on an Explicit mesh)."""
     return any(entry is not None for entry in jax.typeof(x).sharding.spec)
 
 

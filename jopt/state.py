@@ -39,14 +39,26 @@ def states(state: Any, scope: str = "") -> Iterator[tuple[str, State]]:
     """Every `State` inside a state of any nesting, with the scope its names are under."""
     if isinstance(state, State):
         yield scope, state
-        for name, inner in state.inner.items():
-            yield from states(inner, f"{scope}{name}/")
-    elif isinstance(state, dict):
-        for name, value in state.items():
-            yield from states(value, f"{scope}{name}/")
-    elif isinstance(state, tuple | list):
-        for value in state:
-            yield from states(value, scope)
+    for _, below, inner in _held(state, scope):
+        yield from states(inner, below)
+
+
+def _held(state: Any, scope: str) -> list[tuple[Any, str, Any]]:
+    """Key, scope and value of all that may hold a `State` in turn.
+
+    The members of a foreign chain's tuple have no names: they go by their place, but only where
+    several of them hold states, so that their names cannot clash.
+    """
+    if isinstance(state, State):
+        state = state.inner
+    if isinstance(state, dict):
+        return [(name, f"{scope}{name}/", value) for name, value in state.items()]
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return [(name, scope, value) for name, value in zip(state._fields, state, strict=True)]
+    if isinstance(state, tuple | list):
+        several = sum(next(states(value), None) is not None for value in state) > 1
+        return [(i, f"{scope}{i}/" if several else scope, value) for i, value in enumerate(state)]
+    return []
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -122,16 +134,16 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
 
 def _replace_hyper(state: Any, new: dict[str, Any], scope: str) -> Any:
+    held = {key: _replace_hyper(value, new, below) for key, below, value in _held(state, scope)}
     if isinstance(state, State):
-        hyper = {name: new.get(scope + name, value) for name, value in state.hyper.items()}
-        inner = {name: _replace_hyper(value, new, f"{scope}{name}/") for name, value in state.inner.items()}
-        return state._replace(hyper=hyper, inner=inner)
+        # Mapped, not replaced: nnx wraps each array in a node of its own, and losing that would retrace.
+        given = {name: new[scope + name] for name in state.hyper if scope + name in new}
+        hyper = state.hyper | {name: jax.tree.map(lambda _, x=x: x, state.hyper[name]) for name, x in given.items()}
+        return state._replace(hyper=hyper, inner=held)
     if isinstance(state, dict):
-        return type(state)({name: _replace_hyper(value, new, f"{scope}{name}/") for name, value in state.items()})
-    if isinstance(state, tuple) and hasattr(state, "_fields"):
-        return type(state)(*(_replace_hyper(value, new, scope) for value in state))
+        return type(state)(held)
     if isinstance(state, tuple | list):
-        return type(state)(_replace_hyper(value, new, scope) for value in state)
+        return type(state)(*held.values()) if hasattr(state, "_fields") else type(state)(held.values())
     return state
 
 

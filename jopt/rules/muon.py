@@ -81,13 +81,22 @@ def scale_by_muon(
     )
 
 
+def _sides(g):
+    if g.ndim != 2:
+        raise TypeError(
+            f"update: scale_by_shape was given a gradient of shape {list(g.shape)}, a matrix was expected. "
+            f"Route other shapes elsewhere: partition([(ndim(2), ...), ...])."
+        )
+    return g.shape
+
+
 def width_step(g, s, p):
-    rows, columns = g.shape
-    return g * max(1.0, columns / rows) ** 0.5, s
+    rows, columns = _sides(g)
+    return g * max(1.0, columns / max(rows, 1)) ** 0.5, s
 
 
 def rms_shape_step(g, s, p, *, consistent_rms):
-    return g * (consistent_rms * max(g.shape) ** 0.5).astype(g.dtype), s
+    return g * (consistent_rms * max(_sides(g)) ** 0.5).astype(g.dtype), s
 
 
 def scale_by_shape(consistent_rms: ScalarOrSchedule | None = None) -> Transform:

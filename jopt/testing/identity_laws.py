@@ -32,7 +32,7 @@ def equal_by_configuration(subject: Subject) -> None:
 @law
 def repr_is_the_call(subject: Subject) -> None:
     """`repr` is an expression that makes an equal transform."""
-    names = vars(jopt) | dict(subject.namespace)
+    names = vars(jopt.schedules) | vars(jopt) | dict(subject.namespace)
     if not subject.plain:
         try:
             equal = eval(repr(subject.tx), dict(names)) == subject.tx

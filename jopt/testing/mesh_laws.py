@@ -66,7 +66,7 @@ def _check_mesh(subject: Subject, kind: AxisType) -> None:
     assert_close(run.visible, subject.compiled_run.visible, "sharded (updates, parameters)", subject.ulps)
     for i, after in enumerate(run.states[1:]):
         _check_shardings(after, state, f"the state after step {i}")
-    _check_shardings(run.updates[-1], params, "the updates")
+    _check_shardings(run.params[-1], params, "the parameters")
 
 
 def _check_types_inside_a_trace(subject: Subject, params: Any, grads: Any) -> None:

@@ -91,12 +91,12 @@ def windows(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     Returns two arrays (pieces, length): what the model reads, and what it should say after each character.
     What is left over at the end is dropped.
     """
-    pieces = (len(ids) - 1) // length
-    if length < 1 or pieces < 1:
+    if not 1 <= length < len(ids):
         raise ValueError(
             f"jopt.train.data.windows: length={length!r} was given for {len(ids)} characters, a whole number from 1 "
             f"to {len(ids) - 1} was expected. Choose a shorter length."
         )
+    pieces = (len(ids) - 1) // length
     used = pieces * length
     return ids[:used].reshape(pieces, length), ids[1 : used + 1].reshape(pieces, length)
 

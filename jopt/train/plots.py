@@ -58,7 +58,7 @@ def curves(rows: Sequence[Row], measure: str, title: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(14, 4.8), layout="constrained")
+        figure = Figure(figsize=(14, 4.6), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
         losses, measured, rate = figure.subplots(1, 3)
         x = [row["epoch"] for row in rows]
@@ -74,7 +74,7 @@ def curves(rows: Sequence[Row], measure: str, title: str, path: Path) -> None:
             rate.plot(x, [row["learning_rate"] for row in rows], color=COLOURS[2], **_dots(x))
         rate.set_title("Learning rate")
         rate.set_ylim(bottom=0)
-        rate.ticklabel_format(axis="y", style="sci", scilimits=(-1, 3))
+        rate.yaxis.set_major_formatter("{x:.3g}")
         for axes in (losses, measured, rate):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))

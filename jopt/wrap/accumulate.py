@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jopt.control import run_if
 from jopt.rule import Own, Whole
 from jopt.scalars import ScalarOrSchedule
+from jopt.state import StateMismatchError
 from jopt.transform import Transform, as_transform, whole
 from jopt.wrap.finite import NONE, first_bad
 
@@ -37,8 +38,20 @@ def accumulate_init(params, *, inner):
     return Own(inner=AccumulateState(zero, zero, zero, total, inner(params)))
 
 
+def _check(grads, total):
+    held = {path: tuple(x.shape) for path, x in total.items()}
+    given = {path: tuple(g.shape) for path, g in grads.items()}
+    if held != given:
+        path = min(path for path in held | given if held.get(path) != given.get(path))
+        raise StateMismatchError(
+            f"update: for the parameter {path!r} the state of accumulate holds a sum of shape {held.get(path)}, "
+            f"{given.get(path)} was expected. The state was made for other parameters: make one with init(params)."
+        )
+
+
 def _add(grads, kept, every):
     """The state with one more gradient, and whether it is time to step."""
+    _check(grads, kept.total)
     one = jnp.ones((), jnp.int32)
     fine = first_bad(grads) == NONE
     total = {path: jnp.where(fine, kept.total[path] + g, kept.total[path]) for path, g in grads.items()}

@@ -16,7 +16,8 @@ _NAMES = ("grad_norm", "update_norm", "param_norm", "update_ratio", "clip_factor
 
 def gradients_update(grads, own, params, *, norms, measures):
     # The norm is kept with the arrays it is of: a clip that follows asks for the same one.
-    measures["monitor_gradients"] = {"grad_norm": Gradients(grads, norms).norm()}
+    opened = {"grad_norm": Gradients(grads, norms).norm(), "before": frozenset(measures)}
+    measures.setdefault(GRADIENTS.name, []).append(opened)  # a stack, because monitors nest
     return grads, own
 
 
@@ -29,12 +30,14 @@ def updates_update(grads, own, params, *, norms, measures):
         raise TypeError(
             "update: monitor was given params=None, the parameters were expected. Call tx.update(grads, state, params)."
         )
+    opened = measures[GRADIENTS.name].pop()
     update_norm, param_norm = Gradients(grads, norms).norm(), Gradients(params, norms).norm()
     moves = param_norm > 0
-    factors = [seen["clip_factor"] for seen in measures.values() if "clip_factor" in seen]
+    inside = [seen for part, seen in measures.items() if part not in opened["before"]]
+    factors = [seen["clip_factor"] for seen in inside if "clip_factor" in seen]
     return grads, own._replace(
         scalars={
-            "grad_norm": measures["monitor_gradients"]["grad_norm"],
+            "grad_norm": opened["grad_norm"],
             "update_norm": update_norm,
             "param_norm": param_norm,
             "update_ratio": jnp.where(moves, update_norm / jnp.where(moves, param_norm, 1), 0),
@@ -72,11 +75,17 @@ def monitor(tx: Any) -> Transform:
 
 
 def monitored(state: Any) -> dict[str, Any]:
-    """What `monitor` recorded in the last update, from a state of any nesting; empty without one."""
+    """What `monitor` recorded in the last update, from a state of any nesting; empty without one.
+
+    Names are prefixed by what the monitor is inside of (``accumulate/grad_norm``); those of a second
+    monitor in one chain by ``monitor_2/``, and so on, in the order in which they end.
+    """
     found = {}
     for scope, s in states(state):
         for part, values in s.scalars.items():
-            if part.split("/")[-1].startswith(UPDATES.name):
-                prefix = scope + part.removesuffix(UPDATES.name)
+            group, slash, name = part.rpartition("/")
+            if name.startswith(UPDATES.name):
+                number = name.removeprefix(UPDATES.name)
+                prefix = scope + group + slash + (f"monitor{number}/" if number else "")
                 found |= {prefix + name: value for name, value in values.items()}
     return found

@@ -1,0 +1,88 @@
+"""The data sets: what is in them, and that nothing of the test part leaks."""
+
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+
+datasets = pytest.importorskip("sklearn.datasets")
+
+from jopt.train import data
+
+
+def test_digits_have_a_fixed_stratified_split():
+    split, again = data.digits(), data.digits()
+    assert [a.shape for a in split] == [(1437, 8, 8), (1437,), (360, 8, 8), (360,)]
+    assert [a.dtype for a in split] == [np.float32, np.int32, np.float32, np.int32]
+    for a, b in zip(split, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    shares = [np.bincount(y) / len(y) for y in (split.train_y, split.test_y)]
+    np.testing.assert_allclose(*shares, atol=0.003)
+
+
+def test_digits_are_scaled_by_the_training_part_alone():
+    split = data.digits()
+    assert split.train_x.mean() == pytest.approx(0, abs=1e-6)
+    assert split.train_x.std() == pytest.approx(1, abs=1e-6)
+    assert abs(split.test_x.mean()) > 1e-4  # it would be 0 if it had been scaled by itself
+
+
+def test_every_digit_is_in_one_part():
+    split = data.digits()
+    both = np.concatenate([split.train_x, split.test_x])
+    raw = datasets.load_digits().images
+    scale = (raw.max() - raw.min()) / (both.max() - both.min())
+    restored = np.rint((both - both.min()) * scale).astype(int)
+    assert sorted(map(bytes, restored)) == sorted(map(bytes, raw.astype(int)))
+
+
+def test_text_is_english_and_long():
+    text = data.english_text()
+    assert len(text.train) > 250_000
+    assert len(text.test) == pytest.approx(0.1 * (len(text.train) + len(text.test)), abs=1)
+    words = "".join(text.vocabulary[i] for i in text.train[:100_000]).split()
+    assert sum(word in ("the", "of", "a", "is", "to", "and") for word in words) > 0.1 * len(words)
+
+
+def test_vocabulary_is_sorted_and_every_symbol_occurs():
+    text = data.english_text()
+    assert list(text.vocabulary) == sorted(set(text.vocabulary))
+    used = np.unique(np.concatenate([text.train, text.test]))
+    np.testing.assert_array_equal(used, np.arange(len(text.vocabulary)))
+
+
+def test_no_paragraph_of_the_test_text_is_in_the_training_text():
+    text = data.english_text()
+    train, test = ("".join(text.vocabulary[i] for i in ids) for ids in (text.train, text.test))
+    paragraphs = {" ".join(p.split()) for p in re.split(r"\n\s*\n", train)}
+    # The cut goes through a paragraph: its second half is no whole paragraph.
+    assert not paragraphs & {" ".join(p.split()) for p in re.split(r"\n\s*\n", test)[1:-1]}
+
+
+def test_windows_pair_each_character_with_the_next():
+    x, y = data.windows(np.arange(10), 3)
+    np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+    np.testing.assert_array_equal(y, x + 1)
+
+
+@pytest.mark.parametrize("length", [0, 10])
+def test_windows_of_an_impossible_length_are_an_error(length):
+    with pytest.raises(ValueError, match=rf"length={length} .*10 characters.*from 1 to 9"):
+        data.windows(np.arange(10), length)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1])
+def test_a_share_that_leaves_nothing_is_an_error(share):
+    with pytest.raises(ValueError, match=r"test_share=.*\(0, 1\)"):
+        data.english_text(share)
+
+
+def test_missing_sources_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r'pip install "jopt\[data\]"'):
+        data.digits()
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", types.ModuleType("pydoc_data.topics"))
+    with pytest.raises(ImportError, match=r"pydoc_data.topics.*standard library"):
+        data.english_text()
