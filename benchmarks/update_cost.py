@@ -24,7 +24,9 @@ Make = Callable[[Any], Any]
 def mlp() -> dict[str, Any]:
     """An MLP 784-256-256-10."""
     sizes = (784, 256, 256, 10)
-    return {f"dense_{i}": {"kernel": (a, b), "bias": (b,)} for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))}
+    return {
+        f"dense_{i}": {"kernel": (a, b), "bias": (b,)} for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+    }
 
 
 def transformer(d: int = 448, layers: int = 12, vocabulary: int = 10_000) -> dict[str, Any]:
@@ -101,7 +103,9 @@ class Stepper:
         return self.params
 
 
-def compare(section: str, tree: str, what: str, runs: dict[str, Callable[[], Any]], n: int, **more: Any) -> dict[str, Any]:
+def compare(
+    section: str, tree: str, what: str, runs: dict[str, Callable[[], Any]], n: int, **more: Any
+) -> dict[str, Any]:
     """One row: ours against the baseline."""
     return {"section": section, "tree": tree, "what": what} | ratio(interleaved(runs, n), "jopt", "optax") | more
 
@@ -146,7 +150,8 @@ def trace_and_compile(tree: str, quick: bool) -> list[dict[str, Any]]:
                 seconds["trace+lower"].setdefault(module.__name__, []).append(middle - start)
                 seconds["compile"].setdefault(module.__name__, []).append(end - middle)
     return [
-        {"section": section, "tree": tree, "what": name} | ratio(found, "jopt", "optax") for section, found in seconds.items()
+        {"section": section, "tree": tree, "what": name} | ratio(found, "jopt", "optax")
+        for section, found in seconds.items()
     ]
 
 

@@ -59,6 +59,6 @@ def apply_gradients(tx: Any, grads: Any, state: Any, params: Any, **extra: Any) 
         ``(params, state)``.
     """
     if isinstance(tx, Transform):
-        return tx.update.run("apply", grads, state, params, extra)
+        return tx.apply(grads, state, params, extra)
     updates, state = optax.with_extra_args_support(tx).update(grads, state, params, **extra)
     return apply_updates(params, updates), state

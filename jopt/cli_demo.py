@@ -13,7 +13,7 @@ from jopt.train import report, run
 Chain = Callable[[int], Any]  # number of steps → transform
 KERNELS = "**/kernel"
 TITLE = "Optimizers composed from jopt, on handwritten digits"
-SUBTITLE = "Within a column every chain starts from the same parameters and sees the same batches. Vertical axes are logarithmic."
+SUBTITLE = "In a column every chain has the same first parameters and the same batches; vertical axes are logarithmic"
 
 
 class Result(NamedTuple):

@@ -116,9 +116,10 @@ class Plan:
         self, part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any], tree: Tree
     ) -> Own:
         for path, p in params.items():
-            if not part.of.complex and jnp.iscomplexobj(p):
+            if not part.whole.complex and jnp.iscomplexobj(p):
                 raise refusal(part, path, p, "a real array", "keep real and imaginary parts as two parameters")
-        if part.of.init is None:
+        init = part.whole.init
+        if init is None:
             return Own()
         inner = part.inner
         if isinstance(inner, Plan):
@@ -126,7 +127,7 @@ class Plan:
             inner = lambda params: part.inner.init(below, params, tree)
         available = dict(part.static) | mine | {"layout": tree.layout, "inner": inner}
         wide = {path: dtypes.compute(p) for path, p in params.items()}
-        return part.of.init(wide, **named(part.of.init, available, part))
+        return init(wide, **named(init, available, part))
 
     def claims(self, tree: Tree) -> list[tuple[str, ...]]:
         """For each part of the flat sequence, the trained leaves it claims.
@@ -147,9 +148,10 @@ class Plan:
                     chosen = chooser.choose(tree.leaves, tree.layout)
                     claimed = tuple(path for path in rest if path in chosen)
                     if part.total and part.idle == "error" and available and not claimed:
+                        left = listing(tree.leaves[p] for p in rest) or "  nothing"
                         raise TreeMismatchError(
                             f"partition: the case {name!r} (where={chooser!r}) claims no parameter, one or more were "
-                            f"expected. The cases before it left:\n{listing(tree.leaves[p] for p in rest)}\n"
+                            f"expected. The cases before it left:\n{left}\n"
                             f"Correct its pattern, or remove the case."
                         )
                     rest = tuple(path for path in rest if path not in chosen)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jopt.engine import Tree, walk
-from jopt.paths import flatten
+from jopt.paths import flatten, path_of
 from jopt.state import State, states
 from jopt.transform import Transform, as_transform
 
@@ -76,12 +76,12 @@ def explain(tx: Any, params: Any, state: Any = None) -> Audit:
     fresh = jax.eval_shape(tx.init, params)
     rules: dict[str, list[str]] = {path: [] for path in flat}
     groups: dict[str, set[str]] = {path: set() for path in flat}
-    _visit(tx, tree, tx.init({}) if state is None else state, rules, groups)
+    _visit(tx, tree, _fresh_numbers(tx) if state is None else state, rules, groups)
+    kept = _bytes_by_path(fresh, tree)
     rows = []
     for path, leaf in tree.leaves.items():
         if leaf is None:
             continue
-        kept = sum(_bytes_at(s, path) for _, s in states(fresh))
         rows.append(
             Row(
                 path,
@@ -89,14 +89,19 @@ def explain(tx: Any, params: Any, state: Any = None) -> Audit:
                 str(leaf.dtype),
                 ", ".join(sorted(groups[path])) or "-",
                 " → ".join(rules[path]) or "passes through",
-                kept,
+                kept[path],
             )
         )
     return Audit(tuple(rows))
 
 
+def _fresh_numbers(tx: Transform) -> Any:
+    """A state without parameters, for its numbers."""
+    return tx.init({})
+
+
 def _visit(tx: Transform, tree: Tree, state: State, rules: dict[str, list[str]], groups: dict[str, set[str]]) -> None:
-    for part, paths in zip(walk(tx.parts), tx.update.plan.claims(tree), strict=True):
+    for part, paths in zip(walk(tx.parts), tx.plan.claims(tree), strict=True):
         shown = []
         for name, _ in part.hyper:
             full = f"{part.name}/{name}"
@@ -111,6 +116,22 @@ def _visit(tx: Transform, tree: Tree, state: State, rules: dict[str, list[str]],
             _visit(part.inner, tree.only(paths), below, rules, groups)
 
 
-def _bytes_at(state: State, path: str) -> int:
-    kept = [flat[path] for slots in state.slots.values() for flat in slots.values() if path in flat]
-    return sum(x.size * x.dtype.itemsize for x in kept)
+def _bytes_by_path(fresh: State, tree: Tree) -> dict[str, int]:
+    """Bytes of the arrays under each parameter's path, those of wrappers and foreign states included."""
+    kept = dict.fromkeys(tree.leaves, 0)
+    for keys, x in jax.tree_util.tree_flatten_with_path(fresh)[0]:
+        path = _owner(keys, x, tree)
+        if path is not None:
+            kept[path] += x.size * x.dtype.itemsize
+    return kept
+
+
+def _owner(keys: tuple[Any, ...], x: Any, tree: Tree) -> str | None:
+    """The parameter an array of the state is kept for, by its key: ours are paths, foreign ones end in one."""
+    if any(getattr(key, "name", None) in ("hyper", "base", "scalars") for key in keys):
+        return None
+    if getattr(keys[-1], "key", None) in tree.leaves:
+        return keys[-1].key
+    ends = (path_of(keys[i:]) for i in range(len(keys) + 1))
+    # A bare array has the empty path, which ends every other: then the shape must tell it from a counter.
+    return next((end for end in ends if end in tree.leaves and (end or x.shape == tree.leaves[end].shape)), None)

@@ -100,7 +100,7 @@ def make_slots(part: Part, path: str, p: Any, numbers: Mapping[str, Any]) -> dic
     Raises:
         TypeError: the rule does not understand complex arrays, or a matrix rule got no matrix.
     """
-    rule = part.of
+    rule = part.rule
     if jnp.iscomplexobj(p) and rule.complex is None:
         raise refusal(part, path, p, "a real array", "keep real and imaginary parts as two parameters")
     if rule.reads == "matrix" and p.ndim != 2:
@@ -122,7 +122,7 @@ def refusal(part: Part, path: str, p: Any, expected: str, advice: str) -> TypeEr
 
 def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: dict[str, Any]):
     """Run one rule on one leaf: as a pair if it is complex, slots in the compute dtype, results checked."""
-    rule: Rule = part.of
+    rule = part.rule
     pair = rule.complex == "pair" and jnp.iscomplexobj(g)
     x, q = (dtypes.to_pair(g), None if p is None else dtypes.to_pair(p)) if pair else (g, p)
     wide = {name: _widen(s) for name, s in slots.items()}

@@ -152,7 +152,7 @@ def norm_dtype(x: jax.Array) -> Any:
 class Gradients(Mapping[str, jax.Array]):
     """The gradients a tree rule sees: leaves in the compute dtype, and their norm, computed once."""
 
-    def __init__(self, leaves: Mapping[str, Any], norms: dict[Any, jax.Array]):
+    def __init__(self, leaves: Mapping[str, Any], norms: dict[Any, Any]):
         self._leaves, self._norms = leaves, norms
 
     def __getitem__(self, path: str) -> jax.Array:

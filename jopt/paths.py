@@ -293,7 +293,9 @@ class MaskFunction(Where):
     function: Callable[[Any], Any]
 
     def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
-        tree = layout.tree({name: leaf and jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()})
+        tree = layout.tree(
+            {name: leaf and jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+        )
         return mask_tree(self.function(tree), "mask").choose(leaves, layout)
 
     def __repr__(self) -> str:
@@ -343,7 +345,7 @@ def _listing(names: Iterable[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
-def listing(leaves: Iterable[Leaf], most: int = 8) -> str:
+def listing(leaves: Iterable[Leaf | None], most: int = 8) -> str:
     """One leaf a line, for error messages."""
     lines = [f"  {leaf}" for leaf in leaves]
     return "\n".join(lines[:most] + ([f"  ... and {len(lines) - most} more"] if len(lines) > most else []))

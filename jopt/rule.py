@@ -107,6 +107,18 @@ class Part:
     inner: Any = None
     key: Any = None
 
+    @property
+    def rule(self) -> Rule:
+        """The rule of a part that is one."""
+        assert isinstance(self.of, Rule)
+        return self.of
+
+    @property
+    def whole(self) -> Whole:
+        """The whole of a part that is one."""
+        assert isinstance(self.of, Whole)
+        return self.of
+
     def call(self) -> str:
         """The call that makes it."""
         if isinstance(self.of, Whole) and self.of.name.startswith("foreign"):

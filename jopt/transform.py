@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,16 @@ class Transform(optax.GradientTransformationExtraArgs):
     @property
     def parts(self) -> Parts:
         """The rules, hand-written parts and groups it runs, in order."""
-        return self.init.parts
+        return cast(_Init, self.init).parts
+
+    @property
+    def plan(self) -> Plan:
+        """What it runs, without its numbers: the key of compiled code."""
+        return cast(_Update, self.update).plan
+
+    def apply(self, grads: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
+        """New parameters and state; `apply_gradients` calls it."""
+        return cast(_Update, self.update).run("apply", grads, state, params, extra)
 
     def __repr__(self) -> str:
         return chain_call(self.parts)

@@ -115,10 +115,11 @@ class _Update:
         last = len(self.plan.flat) - 1
         for index, (part, paths) in enumerate(zip(self.plan.flat, claims, strict=True)):
             if isinstance(part.of, Whole):
-                fuse = index == last and self.mode == "apply" and part.of.apply and len(paths) == len(self.values)
-                self._run_whole(part, paths, part.of.apply if fuse else part.of.update)
-                if fuse:
+                apply = part.of.apply if index == last and self.mode == "apply" else None
+                if apply is not None and len(paths) == len(self.values):
+                    self._run_whole(part, paths, apply)
                     return
+                self._run_whole(part, paths, part.of.update)
             elif part.of.reads == "matrix":
                 self._run_matrices(index, part, paths)
             else:
@@ -181,7 +182,7 @@ class _Update:
 
     def _numbers_for(self, part: Part, paths: tuple[str, ...]) -> dict[str, Any]:
         """The numbers that a rule's step names, shared ones computed here, once for all arrays."""
-        rule, available = part.of, self.available | dict(part.static) | self._hyper_of(part)
+        rule, available = part.rule, self.available | dict(part.static) | self._hyper_of(part)
         if rule.shared is not None:
             tree = (Gradients({path: self.values[path] for path in paths}, self.norms),) if rule.reads == "tree" else ()
             shared = rule.shared(*tree, **named(rule.shared, available, part))
@@ -245,7 +246,7 @@ class _Update:
         available |= {"measures": self.measures, "norms": self.norms}
         grads = {path: self.values[path] for path in paths}
         params = None if self.params is None else {path: self.params[path] for path in paths}
-        if params is None and function is part.of.apply:
+        if params is None and function is part.whole.apply:
             raise TypeError(f"apply_gradients: {part.name} was given params=None, the parameters were expected.")
         values, own = function(grads, own, params, **named(function, available, part))
         if values.keys() != grads.keys():

@@ -168,7 +168,9 @@ WRAPPERS = {
     ),
     "monitor": Entry(lambda: jopt.monitor(jopt.chain(jopt.clip_by_global_norm(1.0), jopt.adam(RATE)))),
     "partition": Entry(
-        lambda: jopt.partition([("**/kernel", jopt.adam(RATE)), ("rest", everything_else, jopt.sgd(RATE))], idle="allow"),
+        lambda: jopt.partition(
+            [("**/kernel", jopt.adam(RATE)), ("rest", everything_else, jopt.sgd(RATE))], idle="allow"
+        ),
         reads_paths=True,
     ),
     "plateau_adam": Entry(lambda: jopt.chain(jopt.adam(RATE), jopt.reduce_on_plateau(patience=1)), value=True),

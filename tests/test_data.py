@@ -7,7 +7,9 @@ import types
 import numpy as np
 import pytest
 
-datasets = pytest.importorskip("sklearn.datasets")
+pytest.importorskip("sklearn")
+
+from sklearn.datasets import load_digits
 
 from jopt.train import data
 
@@ -32,7 +34,7 @@ def test_digits_are_scaled_by_the_training_part_alone():
 def test_every_digit_is_in_one_part():
     split = data.digits()
     both = np.concatenate([split.train_x, split.test_x])
-    raw = datasets.load_digits().images
+    raw = load_digits().images
     scale = (raw.max() - raw.min()) / (both.max() - both.min())
     restored = np.rint((both - both.min()) * scale).astype(int)
     assert sorted(map(bytes, restored)) == sorted(map(bytes, raw.astype(int)))

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jopt
+from jopt.linalg import Gradients
 
 P = {"w": np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2), "b": np.ones(2, np.float32)}
 G = {"w": np.arange(6, dtype=np.float32).reshape(3, 2), "b": np.array([3.0, -4.0], np.float32)}
@@ -104,13 +105,11 @@ def test_norms_beyond_the_range_of_squares_are_right():
 
 
 def test_the_norm_of_an_array_is_never_taken_for_that_of_another():
-    """A callable extra runs the chain unwrapped, where arrays die early and their ids are used again."""
-    parts = [part for i in range(40) for part in (jopt.clip_by_global_norm(1.0 + 0.1 * i), jopt.scale(3.0))]
-    tx = jopt.chain(*parts, optax.identity())
-    state = tx.init(P)
-    compiled, _ = tx.update(G, state, P)
-    unwrapped, _ = tx.update(G, state, P, value_fn=lambda params: 0.0)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), unwrapped, compiled)
+    """Outside of jit (where a callable extra sends an update) arrays die early, and their ids are used again."""
+    norms = {}
+    for i in range(10):
+        measured = Gradients({"w": jnp.full(4, i, jnp.float32)}, norms).norm()
+        np.testing.assert_allclose(measured, 2.0 * i, rtol=1e-6)
 
 
 # reduce_on_plateau -------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def scale_by_rms(
         decay: ρ in [0, 1).
         eps: ε ≥ 0.
         initial_scale: v₀ ≥ 0.
-        eps_in_sqrt: whether ε stands inside the root (TensorFlow, optax) or outside (torch, Keras).
+        eps_in_sqrt: whether ε stands inside the root (Keras, optax) or outside (torch).
         bias_correction: whether c corrects the start.
 
     Reference: [tieleman2012rmsprop].

@@ -56,10 +56,9 @@ def scale_by_muon(
         silently runs fewer).
     Reference: [jordan2024muon].
     """
-    triples = tuple(ns_coeffs)
-    nested = isinstance(triples[0], tuple | list)
-    triples = tuple(tuple(map(float, t)) for t in triples) if nested else tuple(map(float, triples))
-    if (nested and len(triples) != ns_steps) or any(len(t) != 3 for t in (triples if nested else (triples,))):
+    nested = isinstance(ns_coeffs[0], tuple | list)
+    rows = tuple(tuple(map(float, row)) for row in (ns_coeffs if nested else (ns_coeffs,)))
+    if (nested and len(rows) != ns_steps) or any(len(row) != 3 for row in rows):
         raise ValueError(
             f"scale_by_muon: ns_coeffs={ns_coeffs!r} was given with ns_steps={ns_steps}; one triple (a, b, c), or "
             f"exactly {ns_steps} of them were expected. Set ns_steps to their number."
@@ -71,7 +70,7 @@ def scale_by_muon(
         shared=muon_shared,
         hyper={"beta": beta, "eps": eps},
         static={
-            "ns_coeffs": triples,
+            "ns_coeffs": rows if nested else rows[0],
             "ns_steps": int(ns_steps),
             "mu_dtype": dtype_name(mu_dtype, "scale_by_muon", "mu_dtype"),
             "nesterov": bool(nesterov),

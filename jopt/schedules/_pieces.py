@@ -39,7 +39,7 @@ class piecewise_constant_schedule(Schedule):
     def _at(self, count: jax.Array) -> Any:
         level: Any = real(self.init_value)
         value = level
-        for boundary, scale in self.boundaries_and_scales or ():
+        for boundary, scale in dict(self.boundaries_and_scales or ()).items():
             level = level * real(scale)
             value = jnp.where(count >= boundary, level, value)
         return value
@@ -74,7 +74,7 @@ class piecewise_interpolate_schedule(Schedule):
 
     def _at(self, count: jax.Array) -> Any:
         points = [(0, real(self.init_value))]
-        for boundary, scale in self.boundaries_and_scales or ():
+        for boundary, scale in dict(self.boundaries_and_scales or ()).items():
             points.append((boundary, points[-1][1] * real(scale)))
         return through(count, points, cosine if self.interpolate_type == "cosine" else None)
 

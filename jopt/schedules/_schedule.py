@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.scalars import FINITE, Traced, integer, number, scalar_dtype
+from jopt.scalars import FINITE, Traced, integer, number, raw, scalar_dtype
 from jopt.schedules._arithmetic import LAST_STEP, step_count
 
 # What a user may give for a number; it becomes a Python float, or `Traced`.
@@ -64,8 +64,8 @@ class Schedule(ABC):
             import matplotlib.pyplot as plt
         except ImportError as error:
             raise ImportError(f'{name}.plot() needs matplotlib. Install it with: pip install "jopt[plot]"') from error
-        steps = self._span() * 11 // 10 + 1 if steps is None else integer(steps, f"{name}.plot", "steps", 1)
-        last = min(steps, LAST_STEP)
+        asked = self._span() * 11 // 10 + 1 if steps is None else integer(steps, f"{name}.plot", "steps", 1)
+        last = min(int(raw(asked)), LAST_STEP)
         # A screen shows about two thousand points; below that every step is drawn, so jumps stay sharp.
         counts = np.unique(np.linspace(0, last, min(last + 1, 2001)).astype(np.int32))
         if ax is None:

@@ -64,9 +64,7 @@ def assert_types(got: Any, expected: Any, what: str) -> None:
     here, there = flatten(got)[0], flatten(expected)[0]
     for path, x in here.items():
         if type_of(x) != type_of(there[path]):
-            raise AssertionError(
-                f"{what}, leaf {path!r}: {type_of(x)} was found, {type_of(there[path])} was expected."
-            )
+            raise AssertionError(f"{what}, leaf {path!r}: {type_of(x)} was found, {type_of(there[path])} was expected.")
 
 
 def type_of(x: Any) -> str:

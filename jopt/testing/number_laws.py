@@ -60,7 +60,9 @@ def complex_leaves_have_a_meaning(subject: Subject) -> None:
     assert_close(turned.visible, turn(run.visible), "turned complex (updates, parameters)", subject.ulps)
     real = lambda tree: to_complex(tree, zeros(tree))
     run = subject.run(subject.tx, real(subject.params), [real(g) for g in subject.grads])
-    assert_close(run.visible, real(subject.baseline.visible), "(updates, parameters) with no imaginary part", subject.ulps)
+    assert_close(
+        run.visible, real(subject.baseline.visible), "(updates, parameters) with no imaginary part", subject.ulps
+    )
 
 
 @law
@@ -160,7 +162,9 @@ def clocks_saturate(subject: Subject) -> None:
     for step, after in enumerate(run.states):
         for scope, s in states(after):
             if int(s.count) != int(top):
-                raise AssertionError(f"the count {scope or 'of the chain'} is {int(s.count)} after {step} steps, {top} was expected.")
+                raise AssertionError(
+                    f"the count {scope or 'of the chain'} is {int(s.count)} after {step} steps, {top} was expected."
+                )
     assert_run_is_finite(run, "at the last count")
 
 

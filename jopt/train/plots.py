@@ -8,7 +8,8 @@ Row = dict[str, Any]
 
 # Okabe and Ito's colours: distinct for every common kind of colour blindness. Yellow is left out, too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-INK, PALE = "#222222", "#8A8A8A"
+INK, PALE = "#222222", "#6E6E6E"
+LEAST_ERROR = 0.002  # no error at all is drawn here, as the axis is logarithmic
 STYLE = {
     "font.size": 12,
     "axes.titlesize": 14,
@@ -99,12 +100,12 @@ def comparison(panels: Sequence[Panel], title: str, subtitle: str, path: Path) -
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(16, 9), layout="constrained")
-        # The first row of the grid is room for the two title lines.
-        grid = figure.add_gridspec(3, len(panels), height_ratios=(0.11, 1, 1))
+        figure.get_layout_engine().set(rect=(0, 0, 1, 0.895), wspace=0.03, hspace=0.03)  # above: two title lines
+        grid = figure.add_gridspec(2, len(panels))
         below = None
         for column, panel in enumerate(panels):
-            above = figure.add_subplot(grid[1, column])
-            below = figure.add_subplot(grid[2, column], sharex=above, sharey=below)
+            above = figure.add_subplot(grid[0, column])
+            below = figure.add_subplot(grid[1, column], sharex=above, sharey=below)
             _losses(above, panel, colours)
             _errors(below, panel, colours)
             if column == 0:
@@ -124,12 +125,12 @@ def _losses(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
 
 def _errors(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     for label, rows in panel.runs.items():
-        errors = [1 - row["test_accuracy"] for row in rows]
-        name = f"{label}:  {1 - errors[-1]:.1%} right"
+        errors = [max(1 - row["test_accuracy"], LEAST_ERROR) for row in rows]
+        name = f"{label}:  {rows[-1]['test_accuracy']:.1%} right"
         axes.plot([row["epoch"] for row in rows], errors, color=colours[label], label=name, **_dots(rows))
     epochs = max(len(rows) for rows in panel.runs.values())
     steps = 5 if epochs <= 20 else 10
-    axes.set(yscale="log", xlabel="epoch", ylim=(0.003, 1.0), xlim=(min(1, epochs - 0.5), epochs + 0.5))
+    axes.set(yscale="log", xlabel="epoch", ylim=(LEAST_ERROR, 1.0), xlim=(min(1, epochs - 0.5), epochs + 0.5))
     axes.set_xticks([1, *range(steps, epochs + 1, steps)])
     axes.set_yticks([0.003, 0.01, 0.03, 0.1, 0.3, 1.0], ["0.3%", "1%", "3%", "10%", "30%", "100%"])
     axes.set_yticks([], minor=True)
@@ -143,7 +144,7 @@ def _errors(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
         ha="right",
         fontsize=11,
     )
-    axes.legend(frameon=False, fontsize=12, loc="upper right")
+    axes.legend(frameon=False, fontsize=11.5, loc="upper right", handlelength=1.2, borderaxespad=0.2)
 
 
 def _dots(x: Sequence[int]) -> dict[str, Any]:
