@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -37,7 +38,8 @@ def _add(path: str, p: Any, u: Any) -> Any:
             f"apply_updates(params, updates): the update of {path!r} has the shape {u.shape}, {p.shape} was expected. "
             f"Nothing broadcasts: pass the updates that `update` returned."
         )
-    wide = jnp.promote_types(p.dtype, u.dtype)
+    with jax.numpy_dtype_promotion("standard"):  # an update may be wider than its parameter, to land on a rounding
+        wide = jnp.promote_types(p.dtype, u.dtype)
     return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
 

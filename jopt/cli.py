@@ -1,7 +1,9 @@
 """The command line: `jopt train`, `jopt demo`, `jopt list`, `jopt doctor`."""
 
 import argparse
+import io
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `jopt`; None takes the process's own.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? for lines and signs
     parser = _parser()
     arguments = parser.parse_args(words)
     try:
@@ -24,8 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The words of the file come first, so that those of the command line win.
             recorded = cli_train.words_of_config(arguments.config)
             arguments = parser.parse_args(["train", *recorded, *words[words.index("train") + 1 :]])
-        return arguments.run(arguments)
-    except cli_train.UsageError as error:
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # as in `jopt list | head`; without this, Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (cli_train.UsageError, ImportError) as error:  # a missing extra: the message has the install line
         parser.exit(2, f"jopt {arguments.command}: error: {error}\n")
 
 
@@ -50,17 +60,24 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "train",
         help="train one model with one chain",
         description="Train one model with one chain. Batches that are not full are left out of an epoch.",
-        epilog="tasks: " + "; ".join(f"{name} ({task.title})" for name, task in TASKS.items()) + ". "
-        "schedules: " + "; ".join(f"{name} ({shape.title})" for name, shape in cli_train.SCHEDULES.items()) + ".",
+        epilog="\n".join(
+            ["tasks:", *(f"  {name.ljust(15)}{task.title}" for name, task in TASKS.items()), "", "schedules:"]
+            + [f"  {name.ljust(15)}{shape.title}" for name, shape in cli_train.SCHEDULES.items()]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument("--config", type=Path, metavar="FILE", help="config.json of another run: repeat it")
-    train.add_argument("--task", choices=TASKS, help="what to learn")
+    train.add_argument("--task", choices=TASKS, metavar="NAME", help="what to learn: see below")
     train.add_argument("--optimizer", default="adamw", metavar="NAME", help="see `jopt list` (default: adamw)")
     train.add_argument(
         "--learning-rate", type=_number(0, math.inf), metavar="X", help="highest rate (with adamw: the task's own)"
     )
     train.add_argument(
-        "--schedule", default="warmup-cosine", choices=cli_train.SCHEDULES, help="of the rate (default: %(default)s)"
+        "--schedule",
+        default="warmup-cosine",
+        choices=cli_train.SCHEDULES,
+        metavar="NAME",
+        help="of the rate, over the whole run: see below (default: %(default)s)",
     )
     train.add_argument(
         "--warmup", type=_number(0, 1), metavar="SHARE", help="share of all steps in which the rate rises, in [0, 1)"

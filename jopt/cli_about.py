@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jopt
 from jopt import optimizers, schedules
@@ -41,8 +42,10 @@ def names() -> dict[str, dict[str, str]]:
         if not inspect.isfunction(factory) or inspect.signature(factory).return_annotation is not Transform:
             continue
         module = next((m for m in KINDS if (factory.__module__ + ".").startswith(m + ".")), None)
-        if name in optimizers.__all__ or module is not None:
-            kinds["Optimizers" if name in optimizers.__all__ else KINDS[module]][name] = _first_line(factory)
+        if name in optimizers.__all__:
+            kinds["Optimizers"][name] = _first_line(factory)
+        elif module is not None:
+            kinds[KINDS[module]][name] = _first_line(factory)
     kinds["Schedules"] = {n: _first_line(getattr(schedules, n)) for n in sorted(schedules.__all__) if n != "Schedule"}
     return kinds
 
@@ -72,8 +75,8 @@ def show_installation() -> int:
         lines.append(("devices", f"{sum(d.device_kind == kind for d in jax.devices())} × {kind}"))
     lines += [
         ("processes", str(jax.process_count())),
-        ("x64", "on" if jax.config.jax_enable_x64 else "off"),
-        ("matmul precision", jax.config.jax_default_matmul_precision or "default of the backend"),
+        ("x64", "on" if jnp.result_type(float) == jnp.float64 else "off"),
+        ("matmul precision", jax.config.values["jax_default_matmul_precision"] or "default of the backend"),
     ]
     for name, value in lines:
         print(f"{name.ljust(18)}{value}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jopt
 from jopt import schedules
 from jopt.cli_tasks import TASKS
-from jopt.train import report, run
+from jopt.train import plots, report, run
 
 Chain = Callable[[int], Any]  # number of steps → transform
 KERNELS = "**/kernel"
@@ -113,8 +113,7 @@ def demo(out: Path | None, quick: bool = False) -> int:
         quick: a tenth of the epochs, and no targets.
     """
     if out is not None:
-        from jopt.train import plots  # before the work: a missing matplotlib should not show after it
-
+        plots.require()
         out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     results = [

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib.util
 import inspect
 import json
 import platform
@@ -18,7 +17,7 @@ import optax
 import jopt
 from jopt import optimizers, schedules
 from jopt.cli_tasks import TASKS, Task
-from jopt.train import report, run
+from jopt.train import plots, report, run
 from jopt.transform import Transform, make_transform
 
 FILES = ("config.json", "history.jsonl", "curves.png")
@@ -173,7 +172,7 @@ def chain_of(settings: Settings, steps: int) -> tuple[Transform, str]:
 
 def _decoupled(tx: Transform, weight_decay: float) -> Transform:
     parts = tx.parts
-    (rate,) = (i for i, part in enumerate(parts) if part.name == "scale_by_learning_rate")
+    (rate,) = (i for i, part in enumerate(parts) if part.call().startswith("scale_by_learning_rate("))
     decay = jopt.add_decayed_weights(weight_decay, where=KERNELS)
     return jopt.chain(make_transform(parts[:rate]), decay, make_transform(parts[rate:]))
 
@@ -241,7 +240,7 @@ def train(arguments: Namespace) -> int:
         tx, note = chain_of(settings, steps * settings.epochs)
         shapes, _ = jax.eval_shape(problem.init, jax.random.key(0))
         jax.eval_shape(tx.init, shapes)
-    except (ImportError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
     _print_header(settings, task, problem, tx, note, run.parameters(shapes), steps)
     if out is not None:
@@ -275,8 +274,6 @@ def _train(program: run.Program, problem: run.Problem, settings: Settings, task:
 def _finish(rows: list[run.Row], settings: Settings, task: Task, out: Path | None) -> int:
     print(report.verdict(rows, task.measure))
     if out is not None:
-        from jopt.train import plots
-
         plots.curves(rows, task.measure, f"{settings.task}, {settings.optimizer}", out / "curves.png")
         print(f"wrote {', '.join(str(out / name) for name in FILES)}")
     if report.diverged(rows):
@@ -286,8 +283,7 @@ def _finish(rows: list[run.Row], settings: Settings, task: Task, out: Path | Non
 
 
 def _folder(out: Path, overwrite: bool) -> Path:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError('--out needs matplotlib for the picture. Install it with: pip install "jopt[plot]"')
+    plots.require()
     held = [name for name in FILES if (out / name).exists()]
     if held and not overwrite:
         raise UsageError(

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jopt import dtypes, scalars
 from jopt.kernel import Kernels, make_slots, named, refusal
@@ -110,7 +111,7 @@ class Plan:
                 state.scalars[part.name] = own.scalars
             if own.inner is not None:
                 state.inner[part.name] = own.inner
-        return _without_aliases(state, params)
+        return _on_mesh(_without_aliases(state, params), params)
 
     def _init_whole(
         self, part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any], tree: Tree
@@ -175,12 +176,18 @@ def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[
     return Own(slots, {"key": random_key(numbers[f"{part.name}/key"])} if part.key is not None else {})
 
 
+KEY_IMPLEMENTATIONS = {(2,): "threefry2x32", (4,): "rbg"}
+"""Which random generator the words of a key are for, by their shape."""
+
+
 def random_key(seed: Any) -> jax.Array:
     """A typed key from a seed, a typed key, or the words of a raw one."""
     seed = jnp.asarray(seed)
     if jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
         return seed
-    return jax.random.wrap_key_data(seed.astype(jnp.uint32)) if seed.ndim else jax.random.key(seed)
+    if not seed.ndim:
+        return jax.random.key(seed)
+    return jax.random.wrap_key_data(seed.astype(jnp.uint32), impl=KEY_IMPLEMENTATIONS[seed.shape])
 
 
 def scalar(value: Any, name: str) -> jax.Array:
@@ -243,6 +250,24 @@ def _without_aliases(state: State, params: Flat) -> State:
         return x
 
     return jax.tree.map(own, state)
+
+
+def _on_mesh(state: State, params: Flat) -> State:
+    """Put scalars on the mesh of sharded parameters, where `update` will leave them.
+
+    Else the second step would find a state of another sharding than the first, and compile again.
+    """
+    placed = [p.sharding for p in params.values() if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer)]
+    meshes = {sharding.mesh for sharding in placed if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1}
+    if len(meshes) != 1:
+        return state
+    everywhere = NamedSharding(meshes.pop(), PartitionSpec())
+
+    def place(x):
+        lies_alone = not isinstance(x, jax.core.Tracer) and len(x.sharding.device_set) == 1
+        return jax.device_put(x, everywhere) if lies_alone else x
+
+    return jax.tree.map(place, state)
 
 
 def _buffer(x: Any) -> Any:

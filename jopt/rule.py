@@ -42,6 +42,11 @@ class Rule:
     complex: str | None = None
 
     def __post_init__(self):
+        if "/" in self.name:
+            raise ValueError(
+                f"Rule: the name {self.name!r} was given, a name without a slash was expected. "
+                f"Replace the slash: it sets groups apart from the rules in them."
+            )
         if self.reads not in READS:
             raise ValueError(f"Rule({self.name!r}): reads={self.reads!r} was given, one of {READS} was expected.")
         if self.complex is None and self.reads == "element":
@@ -59,9 +64,11 @@ class Whole:
     Args:
         name: the name in states and messages.
         init: ``(params, ...) -> Own`` from ``{path: array}``; None keeps nothing.
-        update: ``(grads, own, params, ...) -> (grads, own)``; gradients arrive in the compute dtype.
+        update: ``(grads, own, params, ...) -> (grads, own)``; returns in the compute dtype.
         apply: optional ``(grads, own, params, ...) -> (params, own)``: update and apply in one.
         complex: whether complex leaves are understood.
+        enters: whether gradients arrive in the compute dtype, saturated. If not, they may still be as
+            the user gave them, and the functions call `dtypes.enter`, fused with what they do.
     """
 
     name: str
@@ -69,6 +76,7 @@ class Whole:
     init: Callable[..., "Own"] | None = None
     apply: Callable[..., Any] | None = None
     complex: bool = True
+    enters: bool = True
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
@@ -188,7 +196,7 @@ def make_part(
 
     Raises:
         TypeError: a number is no real scalar, a static value does not hash, a name is not used by
-            any function, or a function names shared numbers it does not get.
+            any function or is one of the engine's, or a random rule got no key.
         ValueError: a number is outside its domain.
     """
     numbers = tuple((n, number_or_schedule(v, of.name, n, domain.get(n, FINITE))) for n, v in hyper.items())
@@ -200,7 +208,19 @@ def make_part(
                 f"{of.name}: the static value {name}={value!r} does not hash, a hashable value was expected. "
                 f"Pass a tuple instead of a list, or make it a hyper-parameter."
             ) from None
+    names = [*hyper, *static]
+    taken = sorted({name for name in names if name in ENGINE_KEYWORDS or names.count(name) > 1})
+    if taken:
+        raise TypeError(
+            f"{of.name}: the names {taken} were given to its numbers, names of their own were expected: the engine "
+            f"itself passes {sorted(ENGINE_KEYWORDS)}, and a name is either hyper or static. Rename them."
+        )
     used = frozenset().union(*(keywords(f) for f in of.functions))
+    if (key is not None) != ("key" in used):
+        raise TypeError(
+            f"{of.name}: key={key!r} was given, and its functions {'name' if 'key' in used else 'do not name'} a "
+            f"random key; both or neither was expected. Pass key=0 (a seed or a key) exactly where step names key."
+        )
     idle = sorted((set(hyper) | set(static)) - used)
     if idle:
         raise TypeError(

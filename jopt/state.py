@@ -129,8 +129,14 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
                 f"update. Build the transform with a number, or with another schedule."
             )
         checked = scalars.raw(scalars.number(value, "set_hyperparams", name))
-        new[full] = jnp.asarray(checked, known[full].dtype)
+        new[full] = _beside(jnp.asarray(checked, known[full].dtype), *jax.tree.leaves(known[full]))
     return _replace_hyper(state, new, "")
+
+
+def _beside(new: jax.Array, old: Any) -> jax.Array:
+    """The new number on the mesh of the old one: elsewhere, it would make the next step compile anew."""
+    known = isinstance(old, jax.Array) and not isinstance(old, jax.core.Tracer) and not isinstance(new, jax.core.Tracer)
+    return jax.device_put(new, old.sharding) if known and len(old.sharding.device_set) > 1 else new
 
 
 def _replace_hyper(state: Any, new: dict[str, Any], scope: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jopt import dtypes, scalars
-from jopt.engine import Parts, Plan, Tree, walk
+from jopt.engine import KEY_IMPLEMENTATIONS, Parts, Plan, Tree, walk
 from jopt.paths import Flat, TreeMismatchError, Where, flatten
 from jopt.paths import mask as mask_
 from jopt.paths import where as where_
@@ -281,7 +281,8 @@ def _seed(name: str, key: Any) -> Any:
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     words = np.asarray(key)
-    if words.dtype.kind not in "iu" or words.ndim > 1 or words.min() < 0 or words.max() >= 2**32:
+    fits = words.dtype.kind in "iu" and (words.ndim == 0 or words.shape in KEY_IMPLEMENTATIONS)
+    if not fits or words.min() < 0 or words.max() >= 2**32:
         raise ValueError(
             f"{name}: key={key!r} was given, a seed in [0, 2**32) or a random key was expected. Pass for example key=0."
         )

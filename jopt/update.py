@@ -33,7 +33,6 @@ def update(
     extra: Mapping[str, Any],
     *,
     mode: str,
-    entered: bool = False,
 ) -> tuple[Flat, State]:
     """Update the trained leaves.
 
@@ -47,14 +46,13 @@ def update(
         extra: extras of `update`.
         mode: "update" gives updates in the parameters' dtype, "compute" in the compute dtype,
             "apply" gives new parameters.
-        entered: the gradients are in the compute dtype already.
     """
     if not isinstance(state, State):
         raise StateMismatchError(
             f"update: a state of type {type(state).__name__} was given, a jopt State was expected. "
             f"Make one with init(params) of this transform."
         )
-    running = _Update(plan, numbers, grads, state, params, tree, extra, mode, entered)
+    running = _Update(plan, numbers, grads, state, params, tree, extra, mode)
     running.run()
     return running.values, running.new_state()
 
@@ -66,7 +64,7 @@ class Inner:
         self._plan, self._tree = plan, tree
         self._callables = {name: value for name, value in extra.items() if callable(value)}
         arrays = {name: value for name, value in extra.items() if not callable(value)}
-        self.operands = (numbers, arrays)  # `control.run_if` must be handed them: its work closes over no tracer
+        self.operands: Any = (numbers, arrays)  # `control.run_if` must be handed them: its work closes over no tracer
 
     def given(self, operands: Any) -> "Inner":
         """The same transform with its numbers and extras read from `operands`."""
@@ -74,7 +72,7 @@ class Inner:
         return Inner(self._plan, self._tree, numbers, self._callables | arrays)
 
     def update(self, grads: Flat, state: State, params: Flat | None) -> tuple[Flat, State]:
-        """Updates in the compute dtype, and the new state."""
+        """Updates in the compute dtype, and the new state; the gradients may be as the user gave them."""
         return self._run(grads, state, params, "compute")
 
     def apply(self, grads: Flat, state: State, params: Flat) -> tuple[Flat, State]:
@@ -84,17 +82,17 @@ class Inner:
     def _run(self, grads, state, params, mode):
         numbers, arrays = self.operands
         extra = self._callables | arrays
-        return update(self._plan, numbers, grads, state, params, self._tree, extra, mode=mode, entered=True)
+        return update(self._plan, numbers, grads, state, params, self._tree, extra, mode=mode)
 
 
 class _Update:
     """The values one update works on, and its steps."""
 
-    def __init__(self, plan, numbers, grads, state, params, tree, extra, mode, entered):
+    def __init__(self, plan, numbers, grads, state, params, tree, extra, mode):
         self.plan, self.numbers, self.state, self.params = plan, numbers, state, params
         self.tree, self.extra, self.mode = tree, extra, mode
         self.values = {path: grads[path] for path in tree.trained}
-        self.entered = set(tree.trained) if entered else set()
+        self.entered: set[str] = set()  # leaves in the compute dtype, saturated
         self.pending: dict[str, list[int]] = {path: [] for path in tree.trained}
         self.hyper, self.base = self._resolve_hyper()
         self.slots = {part: {slot: dict(flat) for slot, flat in s.items()} for part, s in state.slots.items()}
@@ -236,7 +234,7 @@ class _Update:
                 self._store({index: new}, path)
 
     def _run_whole(self, part: Part, paths: tuple[str, ...], function: Any) -> None:
-        self._flush(paths, "compute")
+        self._flush(paths, "compute" if part.whole.enters else None)
         own = Own(self.slots.get(part.name, {}), self.scalars.get(part.name, {}), self.inner.get(part.name))
         tree, inner = self.tree.only(paths), part.inner
         if isinstance(inner, Plan):
@@ -249,12 +247,15 @@ class _Update:
         if params is None and function is part.whole.apply:
             raise TypeError(f"apply_gradients: {part.name} was given params=None, the parameters were expected.")
         values, own = function(grads, own, params, **named(function, available, part))
+        if isinstance(inner, Inner):
+            inner.operands = None  # JAX keeps the closure of `run_if`, which must not keep tracers
         if values.keys() != grads.keys():
             raise TreeMismatchError(
                 f"{part.name}: it returned updates for {sorted(values)}, {sorted(grads)} was expected. "
                 f"Return an update for every gradient."
             )
         self.values |= values
+        self.entered |= set(paths)
         for kept, new in ((self.slots, own.slots), (self.scalars, own.scalars)):
             if new:
                 kept[part.name] = new

@@ -26,7 +26,7 @@ from jopt.models import MLP, RNN
 from jopt.train import data, report, run
 
 # Matplotlib 3.10 calls pyparsing by names that pyparsing 3.3 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated - use:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(deprecated - use|deprecated, use):DeprecationWarning")
 SHORT = ["train", "--task", "digits-mlp", "--epochs", "2", "--batch-size", "256"]
 
 
@@ -209,10 +209,18 @@ def test_a_file_that_is_no_config_is_named(content, tmp_path, capsys):
     assert "not that of a config.json" in refused(capsys, "train", "--config", str(tmp_path / "config.json"))
 
 
-def test_out_without_matplotlib_is_refused_before_training(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli_train.importlib.util, "find_spec", lambda name: None)
-    assert 'pip install "jopt[plot]"' in refused(capsys, *SHORT, "--out", str(tmp_path / "run"))
+@pytest.mark.parametrize("words", [[*SHORT, "--out"], ["demo", "--out"]])
+def test_out_without_matplotlib_is_refused_before_training(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert 'pip install "jopt[plot]"' in refused(capsys, *words, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["train", "--task", "digits-cnn"], ["demo"]])
+def test_a_missing_extra_is_named(words, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setattr(cli_demo, "CHAINS", {"digits-cnn": {}})
+    assert 'pip install "jopt[data]"' in refused(capsys, *words)
 
 
 def test_set_reads_values_as_python_does():

@@ -25,6 +25,10 @@ ROWS = IMAGES[..., 0]
 SYMBOLS = jnp.arange(12).reshape(2, 6)
 
 
+def init(model, x):
+    return model.init(KEY, x)  # not under jit: op by op, most of it is compiled once for all tests
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
     ("model", "x", "shape"),
@@ -70,23 +74,23 @@ def expected_deviation(activation, n_in, n_out):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_first_weights_have_the_deviation_of_the_formula(activation):
-    mlp = MLP((600,), 10, activation=activation).init(KEY, jnp.ones((1, 400)))["params"]
+    mlp = init(MLP((600,), 10, activation=activation), jnp.ones((1, 400)))["params"]
     assert np.std(mlp["hidden_0"]["kernel"]) == pytest.approx(expected_deviation(activation, 400, 600), rel=0.01)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_the_fans_of_a_window_and_of_a_gate_are_their_own(activation):
-    cnn = CNN((32, 48), 10, activation=activation).init(KEY, IMAGES)["params"]
+    cnn = init(CNN((32, 48), 10, activation=activation), IMAGES)["params"]
     expected = expected_deviation(activation, 9 * 32, 9 * 48)
     assert np.std(cnn["conv_1"]["kernel"]) == pytest.approx(expected, rel=0.02)
-    gru = RNN((100,), 10, cell="gru", activation=activation).init(KEY, jnp.ones((1, 2, 600)))["params"]
+    gru = init(RNN((100,), 10, cell="gru", activation=activation), jnp.ones((1, 2, 600)))["params"]
     reset, update, new = np.split(np.asarray(gru["input_0"]["kernel"]), 3, axis=1)
     assert np.std(new) == pytest.approx(expected_deviation(activation, 600, 100), rel=0.02)
     assert np.std([reset, update]) == pytest.approx(expected_deviation("sigmoid", 600, 100), rel=0.02)
 
 
 def test_the_output_layer_is_xavier_for_every_activation():
-    params = MLP((500,), 300, activation="relu").init(KEY, jnp.ones((1, 8)))["params"]
+    params = init(MLP((500,), 300, activation="relu"), jnp.ones((1, 8)))["params"]
     assert np.std(params["output"]["kernel"]) == pytest.approx(np.sqrt(2 / 800), rel=0.01)
 
 
@@ -94,30 +98,30 @@ def test_the_output_layer_is_xavier_for_every_activation():
     ("model", "x"), [(MLP((4,), 2), ROWS), (CNN((4,), 2, dense=(4,)), IMAGES), (RNN((4,), 2, cell="lstm"), ROWS)]
 )
 def test_kernel_init_replaces_every_initialiser_of_a_kernel(model, x):
-    params = model.clone(kernel_init=nn.initializers.constant(0.125)).init(KEY, x)["params"]
+    params = init(model.clone(kernel_init=nn.initializers.constant(0.125)), x)["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         assert path[-1].key != "kernel" or (leaf == 0.125).all(), path
 
 
 def test_recurrent_kernels_are_orthogonal_gate_by_gate():
-    params = RNN((6,), 2, cell="lstm").init(KEY, ROWS)["params"]
+    params = init(RNN((6,), 2, cell="lstm"), ROWS)["params"]
     for gate in np.split(np.asarray(params["recurrent_0"]["kernel"]), 4, axis=1):
         np.testing.assert_allclose(gate.T @ gate, np.eye(6), atol=1e-5)
 
 
 def test_the_forget_gate_of_an_lstm_starts_open():
-    params = RNN((3,), 2, cell="lstm").init(KEY, ROWS)["params"]
+    params = init(RNN((3,), 2, cell="lstm"), ROWS)["params"]
     np.testing.assert_array_equal(params["input_0"]["bias"], [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0])
 
 
 def test_prelu_learns_its_slope_layer_by_layer():
     model = MLP((8, 8), 2, activation="prelu")
-    params = model.init(KEY, ROWS)["params"]
+    params = init(model, ROWS)["params"]
     assert float(params["slope_0"]) == float(params["slope_1"]) == PRELU_SLOPE
     grads = jax.grad(lambda p: (model.apply({"params": p}, ROWS) ** 2).sum())(params)
     assert grads["slope_0"] != 0
     assert grads["slope_1"] != 0
-    assert "slope_0" not in MLP((8,), 2).init(KEY, ROWS)["params"]
+    assert "slope_0" not in init(MLP((8,), 2), ROWS)["params"]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_prelu_learns_its_slope_layer_by_layer():
     [(MLP((64,), 3, dropout=0.5), ROWS), (CNN((4,), 3, dropout=0.5), IMAGES), (RNN((64,), 3, dropout=0.5), ROWS)],
 )
 def test_dropout_works_in_training_only(model, x):
-    variables = model.init(KEY, x)
+    variables = init(model, x)
     evaluated = [model.apply(variables, x) for _ in range(2)]
     trained = [model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(i)}) for i in (1, 1, 2)]
     np.testing.assert_array_equal(*evaluated)
@@ -138,7 +142,7 @@ def test_dropout_works_in_training_only(model, x):
     ("model", "x"), [(MLP((8,), 3, batch_norm=True), ROWS), (CNN((8,), 3, batch_norm=True), IMAGES)]
 )
 def test_batch_norm_keeps_running_statistics(model, x):
-    variables = model.init(KEY, x)
+    variables = init(model, x)
     y, new = model.apply(variables, 3 * x + 1, train=True, mutable=["batch_stats"])
     before, after = variables["batch_stats"]["norm_0"], new["batch_stats"]["norm_0"]
     assert not np.allclose(before["mean"], after["mean"])
@@ -171,7 +175,7 @@ def numpy_cell(cell, x, w, b, u):
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_cell_is_its_textbook_equations(cell):
     model = RNN((5,), 3, cell=cell)
-    params = jax.tree.map(lambda p: p + 0.1, model.init(KEY, ROWS)["params"])
+    params = jax.tree.map(lambda p: p + 0.1, init(model, ROWS)["params"])
     w, b = params["input_0"]["kernel"], params["input_0"]["bias"]
     state = numpy_cell(cell, *(np.asarray(a, np.float64) for a in (ROWS, w, b, params["recurrent_0"]["kernel"])))
     expected = state @ np.asarray(params["output"]["kernel"], np.float64) + np.asarray(params["output"]["bias"])
@@ -181,14 +185,14 @@ def test_a_cell_is_its_textbook_equations(cell):
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_output_at_the_last_step_is_the_output_of_the_last_state(cell):
     last, every = (RNN((5,), 3, cell=cell, per_step=per_step) for per_step in (False, True))
-    variables = last.init(KEY, ROWS)
+    variables = init(last, ROWS)
     np.testing.assert_allclose(every.apply(variables, ROWS)[:, -1], last.apply(variables, ROWS), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5])
 def test_the_convolution_is_that_of_flax(kernel):
     model = CNN((6,), 2, kernel=kernel, pool=())
-    params = model.init(KEY, IMAGES)["params"]
+    params = init(model, IMAGES)["params"]
     native = nn.Conv(6, (kernel, kernel)).apply({"params": params["conv_0"]}, IMAGES)
     expected = nn.relu(native).reshape(4, -1) @ params["output"]["kernel"]
     np.testing.assert_allclose(model.apply({"params": params}, IMAGES), expected, rtol=1e-5, atol=1e-5)
@@ -220,7 +224,7 @@ def losses_fall(losses):
 def test_a_model_trains_in_a_linen_train_state():
     model = MLP((16,), 3)
     labels = jnp.array([0, 1, 2, 0])
-    state = TrainState.create(apply_fn=model.apply, params=model.init(KEY, ROWS)["params"], tx=jopt.adam(0.05))
+    state = TrainState.create(apply_fn=model.apply, params=init(model, ROWS)["params"], tx=jopt.adam(0.05))
 
     def loss(params):
         logits = state.apply_fn({"params": params}, ROWS)

@@ -66,20 +66,20 @@ MUON = {"f32": 2e-3}  # rounding of 1 − β in float32 starts the iteration els
 B2 = {"f32": 2e-5}
 
 CASES = [
-    Case("sgd", 0.1),
+    Case("sgd", 0.1, slow=True),
     Case("sgd", 0.1, 0.9),
     Case("sgd", FALL, 0.9, True),
     Case("adagrad", 0.1),
     Case("adagrad", 0.1, 0.0, 1e-4, slow=True),
-    Case("rmsprop", 0.01),
+    Case("rmsprop", 0.01, slow=True),
     Case("rmsprop", 0.01, 0.95, 1e-4, 0.5, False, slow=True),
     Case("rmsprop", 0.01, 0.95, 1e-4, 0.5, True, True, 0.9, True, True),
     Case("rmsprop", FALL, centered=True, eps_in_sqrt=False, eps=1e-3, slow=True),
     Case("rmsprop", 0.01, momentum=0.9, bias_correction=True, slow=True),
-    Case("adadelta"),
+    Case("adadelta", slow=True),
     Case("adadelta", 0.5, 0.95, 1e-4, 0.03, MASK),
     Case("adadelta", 0.5, weight_decay=0.03, slow=True),
-    Case("adam", 0.01, **B2),
+    Case("adam", 0.01, slow=True, **B2),
     Case("adam", FALL, 0.8, 0.95, 1e-5, 1e-6, nesterov=True),
     Case("adam", 0.01, 0.8, 0.95, 1e-5, 1e-6, slow=True),
     Case("adamw", 0.01, **B2),
@@ -92,9 +92,9 @@ CASES = [
     Case("amsgrad", 0.01, slow=True, **B2),
     Case("amsgrad", 0.01, 0.8, 0.95, 1e-5, 1e-6, None, False, False),
     Case("adamax", 0.01, slow=True),
-    Case("adamax", 0.01, 0.8, 0.95, 1e-3),
+    Case("adamax", 0.01, 0.8, 0.95, 1e-3, slow=True),
     Case("adamaxw", 0.01, 0.8, 0.95, 1e-3, 0.03, no_bias),
-    Case("lion", 0.01),
+    Case("lion", 0.01, slow=True),
     Case("lion", FALL, 0.8, 0.95, None, 0.03, MASK),
     Case("sign_sgd", 0.01),
     Case("signum", 0.01, slow=True),
@@ -130,8 +130,8 @@ CASES = [
     Case("scale_by_schedule", FALL, slow=True),
     Case("scale_by_learning_rate", 0.1, slow=True),
     Case("scale_by_learning_rate", FALL, flip_sign=False),
-    Case("normalize_by_update_norm"),
-    Case("normalize_by_update_norm", 0.5, 1e-2, slow=True),
+    Case("normalize_by_update_norm", slow=True),
+    Case("normalize_by_update_norm", 0.5, 1e-2),
     Case("identity", slow=True),
     Case("set_to_zero", slow=True),
     Case("clip", 0.5),
@@ -145,7 +145,7 @@ CASES = [
     Case("add_decayed_weights", 0.1, no_bias),
     Case("keep_params_nonnegative"),
     Case("freeze", MASK),
-    Case("reduce_on_plateau"),
+    Case("reduce_on_plateau", slow=True),
     Case("reduce_on_plateau", 0.5, 3, 1e-3, 1e-3, 2, 2, 0.01),
 ]
 BARE = {"scale", "add_decayed_weights", "trace", "set_to_zero", "identity", "centralize", "zero_nans", "freeze"}
@@ -198,7 +198,7 @@ def check(case, real, tolerance):
 
 
 def tier(slow):
-    return [pytest.param(case, id=repr(case), marks=[pytest.mark.slow] * slow(case)) for case in CASES]
+    return [pytest.param(case, id=repr(case), marks=[pytest.mark.slow] if slow(case) else []) for case in CASES]
 
 
 @pytest.mark.parametrize("case", tier(lambda case: case.slow))
@@ -207,7 +207,7 @@ def test_double_precision_is_optax(case, x64):
 
 
 @pytest.mark.skipif(jax.config.jax_enable_x64, reason="optax's constants are float64 then")
-@pytest.mark.parametrize("case", tier(lambda case: case.slow or case.name not in ("adamw", "rmsprop", "lars")))
+@pytest.mark.parametrize("case", tier(lambda case: case.slow or case.name not in ("adamw", "lars") or case.kwargs))
 def test_single_precision_is_optax(case):
     check(case, np.float32, case.f32)
 
@@ -449,7 +449,7 @@ def test_masks_are_read_by_path():
     params, mask = {"a": jnp.ones(1), "b": (jnp.ones(1),)}, {"a": True, "b": [False]}
     tx = jopt.masked(jopt.trace(0.9), mask)
     assert tx.init(params).slots["trace"]["trace"].keys() == {"a"}
-    with pytest.raises(ValueError, match="different types"):
+    with pytest.raises(ValueError, match="different types|Expected list"):
         optax.masked(optax.trace(0.9), mask).init(params)
 
 

@@ -46,6 +46,23 @@ class Panel(NamedTuple):
     target: float
 
 
+def require() -> Any:
+    """The module matplotlib; call it before long work that ends in a picture.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        import matplotlib
+        import matplotlib.ticker
+    except ImportError as error:
+        raise ImportError(
+            "jopt.train.plots: matplotlib is not installed; it draws the pictures. "
+            'Install it with: pip install "jopt[plot]"'
+        ) from error
+    return matplotlib
+
+
 def curves(rows: Sequence[Row], measure: str, title: str, path: Path) -> None:
     """Save the curves of one run: losses, the test's measure, and the learning rate.
 
@@ -55,12 +72,12 @@ def curves(rows: Sequence[Row], measure: str, title: str, path: Path) -> None:
         title: above the picture.
         path: of the PNG.
     """
-    import matplotlib
+    matplotlib = require()
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(14, 4.6), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
+        figure = Figure(figsize=(14, 4.6), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1))
         losses, measured, rate = figure.subplots(1, 3)
         x = [row["epoch"] for row in rows]
         for name, colour in (("train", COLOURS[1]), ("test", COLOURS[0])):
@@ -93,14 +110,16 @@ def comparison(panels: Sequence[Panel], title: str, subtitle: str, path: Path) -
         title, subtitle: above the picture.
         path: of the PNG.
     """
-    import matplotlib
+    matplotlib = require()
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     labels = list(dict.fromkeys(label for panel in panels for label in panel.runs))
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(16, 9), layout="constrained")
-        figure.get_layout_engine().set(rect=(0, 0, 1, 0.895), wspace=0.03, hspace=0.03)  # above: two title lines
+        # The rectangle leaves room above for two lines of title.
+        layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 0.895), wspace=0.03, hspace=0.03)
+        figure = Figure(figsize=(16, 9), layout=layout)
         grid = figure.add_gridspec(2, len(panels))
         below = None
         for column, panel in enumerate(panels):
@@ -118,7 +137,8 @@ def comparison(panels: Sequence[Panel], title: str, subtitle: str, path: Path) -
 
 def _losses(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     for label, rows in panel.runs.items():
-        axes.plot([row["epoch"] for row in rows], [row["train_loss"] for row in rows], color=colours[label])
+        x = [row["epoch"] for row in rows]
+        axes.plot(x, [row["train_loss"] for row in rows], color=colours[label], **_dots(x))
     axes.set(title=panel.title, yscale="log")
     axes.tick_params(labelbottom=False)
 
@@ -147,6 +167,6 @@ def _errors(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     axes.legend(frameon=False, fontsize=11.5, loc="upper right", handlelength=1.2, borderaxespad=0.2)
 
 
-def _dots(x: Sequence[int]) -> dict[str, Any]:
+def _dots(x: Sequence[Any]) -> dict[str, Any]:
     # A run stopped after one epoch has a point, not a line.
     return {"marker": "o", "markersize": 4} if len(x) < 20 else {}

@@ -156,7 +156,11 @@ def epochs(program: Program, problem: Problem, count: int, seed: int) -> Iterato
     for i in range(count):
         begin = time.perf_counter()
         progress, numbers = jax.block_until_ready(program.epoch(progress, keys[i], train, test))
-        row = {"epoch": i + 1, "train_loss": None, "test_loss": None}  # the order people read; a jit sorts its outputs
+        row: Row = {
+            "epoch": i + 1,
+            "train_loss": None,
+            "test_loss": None,
+        }  # the order people read; a jit sorts its outputs
         row |= {name: float(value) for name, value in numbers.items()}
         row |= {"learning_rate": _learning_rate(progress.optimizer), "seconds": time.perf_counter() - begin}
         yield row, progress

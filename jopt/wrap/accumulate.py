@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jopt.control import run_if
+from jopt.dtypes import enter
 from jopt.rule import Own, Whole
 from jopt.scalars import ScalarOrSchedule
 from jopt.state import StateMismatchError
@@ -19,7 +20,7 @@ class AccumulateState(NamedTuple):
         micro_step: int32, gradients seen since the last step.
         used: int32, those of them that were finite and are in `total`.
         skipped: int32, gradients left out since `init` because they were not finite.
-        total: ``{path: array}``, the sum of the used gradients.
+        total: ``{path: array}``, the sum of the used gradients; what it holds while `used` is 0 has no meaning.
         state: of the wrapped transform.
     """
 
@@ -53,8 +54,12 @@ def _add(grads, kept, every):
     """The state with one more gradient, and whether it is time to step."""
     _check(grads, kept.total)
     one = jnp.ones((), jnp.int32)
-    fine = first_bad(grads) == NONE
-    total = {path: jnp.where(fine, kept.total[path] + g, kept.total[path]) for path, g in grads.items()}
+    fine, fresh = first_bad(grads) == NONE, kept.used == 0
+    total = {}
+    for path, g in grads.items():
+        # A new window overwrites the last one's sum: zeroing it when the step is done would cost a pass.
+        old, g = kept.total[path], enter(g)
+        total[path] = jnp.where(fine, jnp.where(fresh, g, old + g), old)
     kept = kept._replace(
         micro_step=kept.micro_step + one,
         used=kept.used + fine.astype(jnp.int32),
@@ -64,38 +69,40 @@ def _add(grads, kept, every):
     return kept, (kept.micro_step.astype(every.dtype) >= every) & (kept.used > 0)
 
 
-def _emit(kept, step):
-    """Step on the mean, and start a new sum in the same buffers."""
-    mean = {path: x / kept.used.astype(jnp.finfo(x.dtype).dtype).astype(x.dtype) for path, x in kept.total.items()}
-    result, state = step(mean, kept.state)
+def _mean(total, used):
+    return {path: x / used.astype(jnp.finfo(x.dtype).dtype).astype(x.dtype) for path, x in total.items()}
+
+
+def _after(kept, state, due):
+    """The state after a step, or without one."""
     zero = jnp.zeros_like(kept.used)
-    total = {path: jnp.zeros_like(x) for path, x in kept.total.items()}
-    return result, AccumulateState(zero, zero, kept.skipped, total, state)
+    micro_step, used = jnp.where(due, zero, kept.micro_step), jnp.where(due, zero, kept.used)
+    return kept._replace(micro_step=micro_step, used=used, state=state)
 
 
 def accumulate_update(grads, own, params, *, every, inner):
     def work(carry, operands):
-        _, kept = carry
-        handle, params = inner.given(operands[0]), operands[1]
-        return _emit(kept, lambda mean, state: handle.update(mean, state, params))
+        numbers, params, total, used = operands
+        return inner.given(numbers).update(_mean(total, used), carry[1], params)
 
     kept, due = _add(grads, own.inner, every)
-    nothing = {path: jnp.zeros_like(g) for path, g in grads.items()}
-    updates, kept = run_if(work, due, (nothing, kept), (inner.operands, params))
-    return updates, own._replace(inner=kept)
+    nothing = {path: jnp.zeros_like(x) for path, x in kept.total.items()}
+    operands = (inner.operands, params, kept.total, kept.used)
+    updates, state = run_if(work, due, (nothing, kept.state), operands)
+    return updates, own._replace(inner=_after(kept, state, due))
 
 
 def accumulate_apply(grads, own, params, *, every, inner):
     def work(carry, operands):
-        params, kept = carry
-        return _emit(kept, lambda mean, state: inner.given(operands).apply(mean, state, params))
+        numbers, total, used = operands
+        return inner.given(numbers).apply(_mean(total, used), carry[1], carry[0])
 
     kept, due = _add(grads, own.inner, every)
-    params, kept = run_if(work, due, (params, kept), inner.operands)
-    return params, own._replace(inner=kept)
+    params, state = run_if(work, due, (params, kept.state), (inner.operands, kept.total, kept.used))
+    return params, own._replace(inner=_after(kept, state, due))
 
 
-ACCUMULATE = Whole("accumulate", accumulate_update, accumulate_init, accumulate_apply)
+ACCUMULATE = Whole("accumulate", accumulate_update, accumulate_init, accumulate_apply, enters=False)
 
 
 def accumulate(tx: Any, every: ScalarOrSchedule) -> Transform:

@@ -59,7 +59,7 @@ def guard_update(grads, own, params, *, max_consecutive, inner):
         return handle.update(grads, carry[1], params)
 
     fine, guard = _judge(grads, own.inner, max_consecutive)
-    nothing = {path: jnp.zeros_like(g) for path, g in grads.items()}
+    nothing = {path: jnp.zeros_like(g, dtype=dtypes.compute_dtype(g.dtype)) for path, g in grads.items()}
     updates, state = run_if(work, fine, (nothing, guard.state), (inner.operands, grads, params))
     return updates, own._replace(inner=guard._replace(state=state))
 
@@ -74,7 +74,7 @@ def guard_apply(grads, own, params, *, max_consecutive, inner):
     return params, own._replace(inner=guard._replace(state=state))
 
 
-GUARD = Whole("skip_nonfinite", guard_update, guard_init, guard_apply)
+GUARD = Whole("skip_nonfinite", guard_update, guard_init, guard_apply, enters=False)
 
 
 def skip_nonfinite(tx: Any, max_consecutive: ScalarOrSchedule = 5) -> Transform:
