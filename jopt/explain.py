@@ -35,6 +35,8 @@ class Audit:
         return sum(row.state_bytes for row in self.rows)
 
     def __str__(self) -> str:
+        recipes = list(dict.fromkeys(row.rules for row in self.rows))
+        letter = {rules: _letters(i) for i, rules in enumerate(recipes)}
         header = ("parameter", "shape", "dtype", "group", "rules", "state")
         cells = [
             (
@@ -42,7 +44,7 @@ class Audit:
                 "×".join(map(str, row.shape)) or "scalar",
                 row.dtype,
                 row.group,
-                row.rules,
+                letter[row.rules],
                 f"{row.state_bytes:,} B",
             )
             for row in self.rows
@@ -53,10 +55,18 @@ class Audit:
             padded = [v.ljust(w) for v, w in zip(values[:-1], widths[:-1], strict=True)]
             return "  ".join([*padded, values[-1].rjust(widths[-1])])
 
+        legend = ["", *(f"{letter[rules]}: {rules}" for rules in recipes)]
+        scheduled = ["* follows a schedule"] if any("*" in rules for rules in recipes) else []
         total = f"{len(self.rows)} parameters, {self.state_bytes:,} bytes of state"
-        return "\n".join([line(header), line(["─" * w for w in widths]), *map(line, cells), total])
+        table = [line(header), line(["─" * w for w in widths]), *map(line, cells), total]
+        return "\n".join([*table, *legend, *scheduled])
 
     __repr__ = __str__
+
+
+def _letters(i: int) -> str:
+    """A, B, ..., Z, AA, AB, ..."""
+    return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26)
 
 
 def explain(tx: Any, params: Any, state: Any = None) -> Audit:

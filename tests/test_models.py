@@ -83,10 +83,10 @@ def test_the_fans_of_a_window_and_of_a_gate_are_their_own(activation):
     cnn = init(CNN((32, 48), 10, activation=activation), IMAGES)["params"]
     expected = expected_deviation(activation, 9 * 32, 9 * 48)
     assert np.std(cnn["conv_1"]["kernel"]) == pytest.approx(expected, rel=0.02)
-    gru = init(RNN((100,), 10, cell="gru", activation=activation), jnp.ones((1, 2, 600)))["params"]
+    gru = init(RNN((24,), 10, cell="gru", activation=activation), jnp.ones((1, 2, 1500)))["params"]
     reset, update, new = np.split(np.asarray(gru["input_0"]["kernel"]), 3, axis=1)
-    assert np.std(new) == pytest.approx(expected_deviation(activation, 600, 100), rel=0.02)
-    assert np.std([reset, update]) == pytest.approx(expected_deviation("sigmoid", 600, 100), rel=0.02)
+    assert np.std(new) == pytest.approx(expected_deviation(activation, 1500, 24), rel=0.02)
+    assert np.std([reset, update]) == pytest.approx(expected_deviation("sigmoid", 1500, 24), rel=0.02)
 
 
 def test_the_output_layer_is_xavier_for_every_activation():

@@ -193,7 +193,7 @@ CASES = [
     Case("add_decayed_weights", weight_decay=0.1, slow=True),
     Case("add_decayed_weights", weight_decay=FADE, **on(["bias", "gain"], where="bias|gain")),
     Case("add_l1_subgradient", l1=0.1),
-    Case("soft_threshold", l1=0.5, step_size=0.1, slow=True),
+    Case("soft_threshold", l1=0.5, step_size=0.1, tolerance=ROUNDED, slow=True),
     Case("soft_threshold", l1=0.5, step_size=FALL, **on(["kernel"], "l1", where="kernel")),
     Case("keep_params_nonnegative"),
     Case("clip_params", low=-0.3, high=0.2),
