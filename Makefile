@@ -34,7 +34,7 @@ bench: .venv/ready
 lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyrefly check
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 format: .venv/ready-dev
 	$(BIN)/ruff format .

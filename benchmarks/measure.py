@@ -85,7 +85,7 @@ def _is_jaxpr(value: Any) -> bool:
 
 def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     """Rows as aligned text; `columns` maps keys to headings."""
-    cells = [[heading for heading in columns.values()]]
+    cells = [list(columns.values())]
     cells += [[_show(row.get(key)) for key in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     lines = [

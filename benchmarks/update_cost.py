@@ -6,6 +6,7 @@ quartiles of the paired ratios, or a count. Options: ``--quick`` (fewer runs), `
 """
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -25,14 +26,14 @@ def mlp() -> dict[str, Any]:
     """An MLP 784-256-256-10."""
     sizes = (784, 256, 256, 10)
     return {
-        f"dense_{i}": {"kernel": (a, b), "bias": (b,)} for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+        f"dense_{i}": {"kernel": (a, b), "bias": (b,)} for i, (a, b) in enumerate(itertools.pairwise(sizes))
     }
 
 
 def transformer(d: int = 448, layers: int = 12, vocabulary: int = 10_000) -> dict[str, Any]:
     """150 leaves, 38M parameters."""
     block = {
-        "attention": {name: (d, d) for name in "qkvo"},
+        "attention": dict.fromkeys("qkvo", (d, d)),
         "norm_1": {"scale": (d,), "bias": (d,)},
         "norm_2": {"scale": (d,), "bias": (d,)},
         "mlp": {"up": {"kernel": (d, 4 * d), "bias": (4 * d,)}, "down": {"kernel": (4 * d, d), "bias": (d,)}},

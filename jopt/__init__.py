@@ -76,8 +76,6 @@ from jopt.wrap import (
     average_params,
     ema,
     monitor,
-    monitor_gradients,
-    monitor_updates,
     monitored,
     nonfinite_report,
     skip_nonfinite,

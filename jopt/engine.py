@@ -6,6 +6,7 @@ it can key compiled code; the numbers travel as operands. `jopt.update` runs it.
 
 import collections
 import dataclasses
+import functools
 import types
 import weakref
 from collections.abc import Iterator, Mapping
@@ -125,7 +126,7 @@ class Plan:
         inner = part.inner
         if isinstance(inner, Plan):
             below = numbers[f"{part.name}/"]
-            inner = lambda params: part.inner.init(below, params, tree)
+            inner = functools.partial(part.inner.init, below, tree=tree)
         available = dict(part.static) | mine | {"layout": tree.layout, "inner": inner}
         wide = {path: dtypes.compute(p) for path, p in params.items()}
         return init(wide, **named(init, available, part))
@@ -176,7 +177,7 @@ def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[
     return Own(slots, {"key": random_key(numbers[f"{part.name}/key"])} if part.key is not None else {})
 
 
-KEY_IMPLEMENTATIONS = {(2,): "threefry2x32", (4,): "rbg"}
+KEY_IMPLEMENTATIONS: dict[tuple[int, ...], str] = {(2,): "threefry2x32", (4,): "rbg"}
 """Which random generator the words of a key are for, by their shape."""
 
 
@@ -187,7 +188,7 @@ def random_key(seed: Any) -> jax.Array:
         return seed
     if not seed.ndim:
         return jax.random.key(seed)
-    return jax.random.wrap_key_data(seed.astype(jnp.uint32), impl=KEY_IMPLEMENTATIONS[seed.shape])
+    return jax.random.wrap_key_data(seed.astype(jnp.uint32), impl=KEY_IMPLEMENTATIONS[tuple(seed.shape)])
 
 
 def scalar(value: Any, name: str) -> jax.Array:
@@ -271,6 +272,8 @@ def _on_mesh(state: State, params: Flat) -> State:
 
 
 def _buffer(x: Any) -> Any:
+    if isinstance(x, np.ndarray) and x.size:
+        return x.ctypes.data  # JAX may take NumPy's memory as it is, and the user may write to it later
     if (
         isinstance(x, jax.Array)
         and not isinstance(x, jax.core.Tracer)

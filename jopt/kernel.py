@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jopt import dtypes
 from jopt.paths import Leaf
-from jopt.rule import Part, Rule, keywords, required_keywords
+from jopt.rule import Part, keywords, required_keywords
 
 Names = tuple[tuple[int, str], ...]
 
@@ -173,7 +173,7 @@ def named(function: Callable[..., Any], available: Mapping[str, Any], part: Part
         call = ", ".join(f"{name}=..." for name in missing)
         raise TypeError(
             f"update: {part.name} was called without {missing}, which it needs; given were {sorted(available)}. "
-            f"Call update(grads, state, params, {call}) (a linen TrainState cannot pass extras: call tx.update yourself)."
+            f"Call update(grads, state, params, {call}) (a linen TrainState passes no extras: call tx.update yourself)."
         )
     return {name: available[name] for name in keywords(function) if name in available}
 

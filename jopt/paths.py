@@ -130,7 +130,7 @@ class Where:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class path(Where):
+class path(Where):  # noqa: N801 - reads as a verb in `where=path(...)`
     """Leaves whose path matches one of the globs joined by ``|``.
 
     ``*`` matches within a key, ``**`` any number of whole keys, ``?`` and ``[...]`` as in a shell:
@@ -173,7 +173,7 @@ def _glob_matches(pattern: str, name: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class ndim(Where):
+class ndim(Where):  # noqa: N801
     """Leaves with one of these numbers of axes: ``ndim(2)``, ``ndim(2, 4)``."""
 
     axes: tuple[int, ...]

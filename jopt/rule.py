@@ -86,8 +86,8 @@ class Whole:
 class Own(NamedTuple):
     """What a part keeps in the state: arrays by slot and path, numbers by name, or anything (inner)."""
 
-    slots: dict[str, dict[str, Any]] = {}
-    scalars: dict[str, Any] = {}
+    slots: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - a NamedTuple; nothing writes to the default
+    scalars: dict[str, Any] = {}  # noqa: RUF012
     inner: Any = None
 
 

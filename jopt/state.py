@@ -169,8 +169,7 @@ def sweep_axes(state: Any) -> Any:
     if isinstance(state, tuple) and hasattr(state, "_fields"):
         if getattr(state, "clock_depends_on_data", False):
             return jax.tree.map(lambda _: 0, state)
-        clocks = getattr(state, "clocks", ())
-        return type(state)(*(None if f in clocks else sweep_axes(v) for f, v in zip(state._fields, state, strict=True)))
+        return type(state)(*map(sweep_axes, state))
     if isinstance(state, dict):
         return type(state)({name: sweep_axes(value) for name, value in state.items()})
     if isinstance(state, tuple | list):

@@ -99,7 +99,7 @@ class Transform(optax.GradientTransformationExtraArgs):
 def make_transform(parts: Parts) -> Transform:
     """A transform of these parts, each named uniquely."""
     parts = _name(parts, "", set())
-    return Transform(_Init(parts), _Update(parts))
+    return Transform(_Init(parts), cast(Any, _Update(parts)))
 
 
 def rule(
@@ -181,9 +181,10 @@ def as_transform(tx: Any, call: str) -> Transform:
     if isinstance(tx, Transform):
         return tx
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        hint = f" Call it first: {tx.__name__}(...)." if isinstance(tx, type | type(as_transform)) else ""
+        called = f"Call it first: {tx.__name__}(...)." if callable(tx) and hasattr(tx, "__name__") else ""
         raise TypeError(
-            f"{call}: {tx!r} was given, a transform (with init and update) was expected.{hint or ' Pass a jopt or optax transform.'}"
+            f"{call}: {tx!r} was given, a transform (with init and update) was expected. "
+            f"{called or 'Pass a jopt or optax transform.'}"
         )
     made_by = getattr(tx.init, "__qualname__", type(tx).__name__).split(".")[0]
     of = Whole(f"foreign_{made_by}", _foreign_update, _foreign_init)
@@ -223,7 +224,7 @@ def _chooser(call: str, mask: Any, where: Any) -> Where:
 
 def _name(parts: Parts, scope: str, taken: set[str]) -> Parts:
     """Give each part a unique name: a second instance gets ``_2``, a case of a partition a prefix."""
-    named = []
+    named: list[Part | Group] = []
     for part in parts:
         if isinstance(part, Group):
             cases = []
@@ -310,7 +311,7 @@ def _update(plan: Plan, mode: str, numbers: Any, grads: Any, state: Any, params:
         tree = Tree.of(p, params_layout, trained)
         layout = params_layout if mode == "apply" else layout
     values, state = run_update(plan, numbers, g, state, p, tree, extra, mode=mode)
-    return layout.unflatten((p if mode == "apply" else g) | values), state
+    return layout.unflatten((p if p is not None and mode == "apply" else g) | values), state
 
 
 def _matching(grads: Flat, params: Flat) -> tuple[str, ...]:

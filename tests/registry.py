@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jopt
 from jopt.paths import everything_else
 from jopt.testing import Subject
+from jopt.wrap.monitor import monitor_gradients, monitor_updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,10 @@ WRAPPERS = {
         lambda: jopt.chain(jopt.masked(jopt.scale_by_adam(), where="**/kernel"), jopt.scale_by_learning_rate(RATE)),
         reads_paths=True,
     ),
-    "monitor": Entry(lambda: jopt.monitor(jopt.chain(jopt.clip_by_global_norm(1.0), jopt.adam(RATE)))),
+    "monitor": Entry(
+        lambda: jopt.monitor(jopt.chain(jopt.clip_by_global_norm(1.0), jopt.adam(RATE))),
+        namespace=(("monitor_gradients", monitor_gradients), ("monitor_updates", monitor_updates)),
+    ),
     "partition": Entry(
         lambda: jopt.partition(
             [("**/kernel", jopt.adam(RATE)), ("rest", everything_else, jopt.sgd(RATE))], idle="allow"

@@ -21,7 +21,7 @@ def test_notebook_runs(path, capsys):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # a reader's JAX is not strict
         for cell in cells:
             if cell["cell_type"] == "code":
-                exec(compile("".join(cell["source"]), path.name, "exec"), namespace)  # noqa: S102 - our own text
+                exec(compile("".join(cell["source"]), path.name, "exec"), namespace)
     assert plt.get_fignums()
     plt.close("all")
     assert namespace.get("accuracy", 1.0) > 0.9

@@ -449,7 +449,7 @@ def test_masks_are_read_by_path():
     params, mask = {"a": jnp.ones(1), "b": (jnp.ones(1),)}, {"a": True, "b": [False]}
     tx = jopt.masked(jopt.trace(0.9), mask)
     assert tx.init(params).slots["trace"]["trace"].keys() == {"a"}
-    with pytest.raises(ValueError, match="different types|Expected list"):
+    with pytest.raises(ValueError, match=r"different types|Expected list"):
         optax.masked(optax.trace(0.9), mask).init(params)
 
 

@@ -14,7 +14,7 @@ def test_readme_snippets_run(capsys):
     namespace = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # a reader's JAX is not strict
         for block in blocks:
-            exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102 - our own text
+            exec(compile(block, "README.md", "exec"), namespace)
     assert "matrices" in capsys.readouterr().out
 
 

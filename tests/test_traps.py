@@ -116,8 +116,8 @@ def test_traced_numbers_leak_from_no_cache(wrap):
     with jax.checking_leaks():
         for rate in (0.1, 0.2):
             jax.jit(run)(rate)
-        jax.vmap(run)(jnp.array([0.1, 0.2]))
-        jax.grad(lambda rate: jnp.sum(run(rate)))(0.1)
+        jax.jit(jax.vmap(run))(jnp.array([0.1, 0.2]))
+        jax.jit(jax.grad(lambda rate: jnp.sum(run(rate))))(0.1)
 
 
 # Buffers and types -------------------------------------------------------------------------------
@@ -148,7 +148,9 @@ def test_aliased_slots_would_break_donation(name, jitted):
 
 
 def test_state_shares_no_memory_with_numpy_parameters():
-    weights = np.ones((64, 64), np.float32)
+    memory = np.ones(64 * 64 + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4  # aligned to 64 bytes, JAX takes an array without copying it
+    weights = memory[start : start + 64 * 64].reshape(64, 64)
     state = jopt.ema(jopt.sgd(0.1)).init({"w": weights})
     weights[...] = 5.0
     assert float(state.slots["average_params"]["averaged"]["w"][0, 0]) == 1.0

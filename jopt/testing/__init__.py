@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from jopt.testing import chain_laws, identity_laws, mesh_laws, number_laws, run_laws, tree_laws, type_laws  # noqa: F401
-from jopt.testing.law import LAWS, NotApplicableError
+from jopt.testing.law import LAWS, Law, NotApplicableError
 from jopt.testing.subject import Subject
 
-__all__ = ["LAWS", "NotApplicableError", "Subject", "check_transform"]
+__all__ = ["LAWS", "Law", "NotApplicableError", "Subject", "check_transform"]
 
 
 def check_transform(tx: Any, *, laws: Iterable[str] | None = None, **declared: Any) -> dict[str, str]:

@@ -1,14 +1,12 @@
 """Laws of composition and of calling."""
 
-import functools
-
 import jax
 
 from jopt.apply import apply_gradients
 from jopt.partition import chain
 from jopt.rules import identity, scale, trace
 from jopt.testing.compare import assert_close, assert_same, assert_types
-from jopt.testing.law import NotApplicableError, law
+from jopt.testing.law import law, law_if
 from jopt.testing.subject import Subject, copy, take_step
 from jopt.testing.tree_laws import expect_error
 
@@ -75,16 +73,14 @@ def parameters_are_asked_for(subject: Subject) -> None:
     assert_same(after, subject.eager_run.states[1], "the state without params")
 
 
-@law
+@law_if(lambda subject: bool(subject.extra), "it is not declared to need an extra")
 def extras_are_asked_for(subject: Subject) -> None:
     """Without an extra that it needs `update` is a TypeError that names the extra."""
-    if not subject.extra:
-        raise NotApplicableError("it is not declared to need an extra")
     state = subject.tx.init(subject.params)
     for name in subject.extra:
         others = {other: x for other, x in subject.extras.items() if other != name}
-        call = functools.partial(subject.tx.update, subject.grads[0], state, subject.params, **others)
-        expect_error(TypeError, [name], call, f"update without {name}=")
+        arguments = subject.grads[0], state, subject.params
+        expect_error(TypeError, [name], f"update without {name}=", subject.tx.update, *arguments, **others)
 
 
 @law

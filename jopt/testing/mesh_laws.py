@@ -96,8 +96,8 @@ def _check_slots_follow(state: Any, params: Any) -> None:
                 p = flat[path]
                 if x.shape == p.shape and not x.sharding.is_equivalent_to(p.sharding, x.ndim):
                     raise AssertionError(
-                        f"{part}/{slot} of {path!r} is sharded as {x.sharding.spec}, its parameter as {p.sharding.spec}; "
-                        f"the same was expected. Make slots by zeros_like."
+                        f"{part}/{slot} of {path!r} is sharded as {x.sharding.spec}, its parameter as "
+                        f"{p.sharding.spec}; the same was expected. Make slots by zeros_like."
                     )
 
 

@@ -1,22 +1,19 @@
 """Laws of numbers: zero, complex and extreme gradients, live hyper-parameters, clocks, noise."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.engine import walk
 from jopt.paths import flatten
 from jopt.state import State, hyperparams, set_hyperparams, states
 from jopt.testing.compare import assert_close, assert_different, assert_finite, assert_same
-from jopt.testing.law import NotApplicableError, law
-from jopt.testing.run_laws import another, settable
-from jopt.testing.subject import Run, Subject
+from jopt.testing.law import law, law_if
+from jopt.testing.run_laws import another
+from jopt.testing.subject import Run, Subject, configured
 from jopt.testing.tree_laws import expect_error
 from jopt.testing.type_laws import cast
-from jopt.transform import Transform
 
 HUGE, TINY = 3e38, 1e-45
 
@@ -42,27 +39,37 @@ def a_zero_gradient_moves_nothing(subject: Subject) -> None:
 @law
 def complex_leaves_have_a_meaning(subject: Subject) -> None:
     """A complex leaf is the pair of its parts, or a field of its own, or refused, as declared."""
-    to_complex = lambda tree, other: jax.tree.map(jax.lax.complex, tree, other)
     params = to_complex(subject.params, subject.gradients(20))
     grads = [to_complex(g, subject.gradients(21 + i)) for i, g in enumerate(subject.grads)]
     if subject.complex is None:
         path = next(iter(flatten(params)[0])).partition("/")[0]
-        expect_error(TypeError, ["complex", path], lambda: subject.tx.init(params), "init of complex parameters")
+        expect_error(TypeError, ["complex", path], "init of complex parameters", subject.tx.init, params)
         return
     run = subject.run(subject.tx, params, grads)
     if subject.complex == "pair":
-        pair = lambda tree: jax.tree.map(lambda z: jnp.stack([z.real, z.imag]), tree)
-        expected = subject.run(subject.tx, pair(params), [pair(g) for g in grads])
-        assert_close(pair(run.visible), expected.visible, "the pairs of complex (updates, parameters)", subject.ulps)
+        expected = subject.run(subject.tx, to_pairs(params), [to_pairs(g) for g in grads])
+        assert_close(to_pairs(run.visible), expected.visible, "complex (updates, parameters) as pairs", subject.ulps)
         return
-    turn = lambda tree: jax.tree.map(lambda z: z * jnp.asarray(1j, z.dtype), tree)
     turned = subject.run(subject.tx, turn(params), [turn(g) for g in grads])
-    assert_close(turned.visible, turn(run.visible), "turned complex (updates, parameters)", subject.ulps)
-    real = lambda tree: to_complex(tree, zeros(tree))
-    run = subject.run(subject.tx, real(subject.params), [real(g) for g in subject.grads])
-    assert_close(
-        run.visible, real(subject.baseline.visible), "(updates, parameters) with no imaginary part", subject.ulps
-    )
+    assert_close(turned.visible, turn(run.visible), "complex (updates, parameters) that are turned", subject.ulps)
+    run = subject.run(subject.tx, to_complex(subject.params), [to_complex(g) for g in subject.grads])
+    expected = to_complex(subject.baseline.visible)
+    assert_close(run.visible, expected, "(updates, parameters) without imaginary parts", subject.ulps)
+
+
+def to_complex(real: Any, imaginary: Any = None) -> Any:
+    """A complex tree of its parts; without an imaginary one that is zero."""
+    return jax.tree.map(jax.lax.complex, real, zeros(real) if imaginary is None else imaginary)
+
+
+def to_pairs(tree: Any) -> Any:
+    """Each complex leaf as a real one with a leading axis (real, imaginary)."""
+    return jax.tree.map(lambda z: jnp.stack([z.real, z.imag]), tree)
+
+
+def turn(tree: Any) -> Any:
+    """Each leaf times i."""
+    return jax.tree.map(lambda z: z * jnp.asarray(1j, z.dtype), tree)
 
 
 @law
@@ -103,16 +110,13 @@ def hyperparams_are_the_numbers_used(subject: Subject) -> None:
             assert_same(hyperparams(state)[name], expected, f"the state's {name} after step {step}")
 
 
-@law
+@law_if(lambda subject: bool(subject.settable), "it has no hyper-parameter to set")
 def hyperparams_can_be_set(subject: Subject) -> None:
     """A hyper-parameter that is set stays set, does what a transform made with it does, and retraces nothing."""
     first = subject.tx.init(subject.params)
-    names = settable(first)
-    if not names:
-        raise NotApplicableError("it has no hyper-parameter to set")
     subject.step(subject.tx, subject.grads[0], first, subject.params)
     before = len(subject.traces)
-    for name in names:
+    for name in subject.settable:
         value = jnp.asarray(another(hyperparams(first)[name]), jnp.result_type(float))
         run = subject.loop(subject.tx, subject.params, subject.grads[:2], set_hyperparams(first, **{name: value}))
         for state in run.states:
@@ -125,32 +129,26 @@ def hyperparams_can_be_set(subject: Subject) -> None:
         fresh = subject.run(new, subject.params, subject.grads)
         assert_same(run.visible, fresh.visible, "a new number on an old state: (updates, parameters)")
         assert_same(run.states[1:], fresh.states[1:], "a new number on an old state: the states")
-        numbers = {n: v for n, v in hyperparams(fresh.states[0]).items() if n in settable(fresh.states[0])}
+        numbers = {name: hyperparams(fresh.states[0])[name] for name in subject.settable}
         state = set_hyperparams(old.init(subject.params), **numbers)
         run = subject.run(old, subject.params, subject.grads, state)
         assert_same(run.visible, fresh.visible, "the same number set by hand: (updates, parameters)")
 
 
-def configured(parts: Any, scope: str = "") -> Iterator[tuple[str, Any, bool]]:
-    """Every number of a transform by full name, and whether it is a schedule."""
-    for part in walk(parts):
-        for name, value in part.hyper:
-            yield f"{scope}{part.name}/{name}", value, callable(value)
-        if isinstance(part.inner, Transform):
-            yield from configured(part.inner.parts, f"{scope}{part.name}/")
-
-
-@law
+@law_if(lambda subject: bool(rates(subject)), "it has no learning rate to set")
 def a_zero_learning_rate_moves_nothing(subject: Subject) -> None:
     """With learning rates of 0 the parameters keep their bits while the state advances."""
-    state = subject.tx.init(subject.params)
-    rates = [name for name in hyperparams(state) if name.endswith("/learning_rate")]
-    if not rates or not set(rates) <= set(settable(state)):
-        raise NotApplicableError("it has no learning rate to set")
-    run = subject.loop(subject.tx, subject.params, subject.grads, set_hyperparams(state, **dict.fromkeys(rates, 0.0)))
+    state = set_hyperparams(subject.tx.init(subject.params), **dict.fromkeys(rates(subject), 0.0))
+    run = subject.loop(subject.tx, subject.params, subject.grads, state)
     assert_close(run.params[-1], subject.params, "the parameters", 0)
     if int(run.states[-1].count) != len(subject.grads):
         raise AssertionError(f"the count is {int(run.states[-1].count)}, {len(subject.grads)} was expected.")
+
+
+def rates(subject: Subject) -> list[str]:
+    """The learning rates, where all of them can be set."""
+    named = [name for name, _, _ in configured(subject.tx.parts) if name.endswith("/learning_rate")]
+    return named if set(named) <= set(subject.settable) else []
 
 
 @law
@@ -169,18 +167,19 @@ def clocks_saturate(subject: Subject) -> None:
 
 
 def _with_clocks(state: Any, count: Any) -> Any:
-    is_state = lambda x: isinstance(x, State)
-    if not isinstance(state, State):
-        return jax.tree.map(lambda s: _with_clocks(s, count) if is_state(s) else s, state, is_leaf=is_state)
-    inner = {name: _with_clocks(value, count) for name, value in state.inner.items()}
-    return state._replace(count=count, inner=inner)
+    """The state with every clock set, also those of wrapped transforms."""
+    if isinstance(state, State):
+        return state._replace(count=count, inner=_with_clocks(state.inner, count))
+
+    def below(x):
+        return _with_clocks(x, count) if isinstance(x, State) else x
+
+    return jax.tree.map(below, state, is_leaf=lambda x: isinstance(x, State))
 
 
-@law
+@law_if(lambda subject: not subject.reads_paths, "it is declared to read paths")
 def equal_leaves_get_equal_updates(subject: Subject) -> None:
     """Equal leaves with equal gradients get equal updates; from a random transform never, nor at two steps."""
-    if subject.reads_paths:
-        raise NotApplicableError("it is declared to read paths")
     leaf, gradient = jax.tree.leaves(subject.params)[-1], jax.tree.leaves(subject.grads[0])[-1]
     params, grads = {"a": leaf, "b": leaf}, {"a": gradient, "b": gradient}
     run = subject.run(subject.tx, params, [grads, grads])
@@ -193,6 +192,6 @@ def equal_leaves_get_equal_updates(subject: Subject) -> None:
         share = float(jnp.mean((one == other).astype(float)))
         if share > 0.5:
             raise AssertionError(
-                f"{what} got {share:.0%} equal updates, none was expected of a random transform. Name `key` in the step: "
-                f"it differs by leaf and step. If nothing is random, declare random=False."
+                f"{what} got {share:.0%} equal updates, none was expected of a random transform. Name `key` in the "
+                f"step: it differs by leaf and step. If nothing is random, declare random=False."
             )

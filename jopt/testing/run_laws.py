@@ -9,10 +9,10 @@ import numpy as np
 
 from jopt.partition import chain
 from jopt.rule import Whole
-from jopt.state import hyperparams, set_hyperparams, states, sweep_axes
+from jopt.state import hyperparams, set_hyperparams, sweep_axes
 from jopt.testing.compare import assert_close, assert_same
-from jopt.testing.law import NotApplicableError, law
-from jopt.testing.subject import Subject, copy, lane, run_steps, stack, take_step
+from jopt.testing.law import law, law_if
+from jopt.testing.subject import Subject, copy, lane, run_steps, stack
 from jopt.transform import make_transform, whole
 
 
@@ -30,7 +30,7 @@ def scan_is_a_loop(subject: Subject) -> None:
     inputs = stack(subject.grads), stack([subject.params, *run.params[:-1]])
 
     def body(state, inputs):
-        updates, state, params = take_step(subject.tx, inputs[0], state, inputs[1], subject.extras)
+        updates, state, params = subject.stepper(subject.tx)(inputs[0], state, inputs[1])
         return state, (updates, params)
 
     state, outputs = jax.jit(lambda s, xs: jax.lax.scan(body, s, xs))(subject.tx.init(subject.params), inputs)
@@ -45,8 +45,7 @@ def vmap_over_models_is_a_loop(subject: Subject) -> None:
     grads = [subject.grads, [subject.gradients(10 + i) for i in range(len(subject.grads))]]
 
     def train(params, grads):
-        step = lambda g, s, p: take_step(subject.tx, g, s, p, subject.extras)
-        return run_steps(step, params, grads, subject.tx.init(params)).visible
+        return run_steps(subject.stepper(subject.tx), params, grads, subject.tx.init(params)).visible
 
     together = subject.call(jax.vmap(train), stack(models), stack(grads))
     for i, params in enumerate(models):
@@ -54,13 +53,10 @@ def vmap_over_models_is_a_loop(subject: Subject) -> None:
         assert_close(lane(together, i), alone, f"model {i}: (updates, parameters)", subject.ulps)
 
 
-@law
+@law_if(lambda subject: bool(subject.settable), "it has no hyper-parameter to set")
 def sweep_is_separate_runs(subject: Subject) -> None:
     """`vmap` over any live hyper-parameter, with `sweep_axes`, gives what each value gives alone."""
-    state = subject.tx.init(subject.params)
-    names = settable(state)
-    if not names:
-        raise NotApplicableError("it has no hyper-parameter to set")
+    state, names = subject.tx.init(subject.params), subject.settable
     axes, own = sweep_axes(state), hyperparams(state)
     lanes = [{name: own[name] for name in names}]
     lanes += [lanes[0] | {name: jnp.asarray(another(own[name]), own[name].dtype)} for name in names]
@@ -69,8 +65,7 @@ def sweep_is_separate_runs(subject: Subject) -> None:
     batch = jax.vmap(lambda values: set_hyperparams(state, **values), out_axes=axes)(
         stack(lanes + lanes[:1] * (width - len(lanes)))
     )
-    step = lambda g, s, p: take_step(subject.tx, g, s, p, subject.extras)
-    batched = jax.vmap(step, in_axes=(None, axes, 0), out_axes=(0, axes, 0))
+    batched = jax.vmap(subject.stepper(subject.tx), in_axes=(None, axes, 0), out_axes=(0, axes, 0))
     with subject.executing():
         batched = jax.jit(batched) if subject.compiled else batched
         together = run_steps(batched, stack([subject.params] * width), subject.grads, batch)
@@ -80,16 +75,13 @@ def sweep_is_separate_runs(subject: Subject) -> None:
         assert_close(lane(together.visible, i), alone.visible, f"{changed}: (updates, parameters)", subject.ulps)
 
 
-@law
+@law_if(lambda subject: subject.factory is not None, "no factory of one number was given")
 def a_traced_number_is_a_number(subject: Subject) -> None:
     """A transform made from a number inside `vmap` gives what it gives made from each number alone."""
-    if subject.factory is None:
-        raise NotApplicableError("no factory of one number was given")
 
     def train(number):
         tx = subject.factory(number)
-        step = lambda g, s, p: take_step(tx, g, s, p, subject.extras)
-        return run_steps(step, subject.params, subject.grads, tx.init(subject.params)).visible
+        return run_steps(subject.stepper(tx), subject.params, subject.grads, tx.init(subject.params)).visible
 
     together = subject.call(jax.vmap(train), jnp.asarray(subject.numbers, jnp.result_type(float)))
     for i, number in enumerate(subject.numbers):
@@ -105,7 +97,7 @@ def compiled_steps_trace_once(subject: Subject) -> None:
     before = len(subject.traces)
     _, state, params = subject.step(subject.tx, subject.grads[0], state, params)
     subject.step(subject.tx, jax.tree.map(np.asarray, subject.grads[1]), state, params)
-    for name in settable(state):
+    for name in subject.settable:
         changed = set_hyperparams(state, **{name: another(hyperparams(state)[name])})
         subject.step(subject.tx, subject.grads[1], changed, params)
     subject.step(again(subject, subject.tx), subject.grads[2], state, params)
@@ -124,11 +116,9 @@ def _probe_update(grads, own, params):
 PROBE = Whole("probe", _probe_update)
 
 
-@law
+@law_if(lambda subject: not any(map(callable, subject.extra.values())), "a callable extra cannot enter a compiled call")
 def calls_outside_jit_trace_once(subject: Subject) -> None:
     """Outside of `jit` an update is one compiled call, and no number, re-creation or new state retraces it."""
-    if any(callable(x) for x in subject.extras.values()):
-        raise NotApplicableError("a callable extra cannot enter a compiled call")
     tx = chain(subject.tx, whole(PROBE))
     state = tx.init(subject.params)
     updates, state = tx.update(subject.grads[0], state, subject.params, **subject.extras)
@@ -136,7 +126,7 @@ def calls_outside_jit_trace_once(subject: Subject) -> None:
     before = len(_PROBED)
     tx.update(subject.grads[1], state, subject.params, **subject.extras)
     again(subject, tx).update(jax.tree.map(np.asarray, subject.grads[1]), state, subject.params, **subject.extras)
-    for name in settable(state):
+    for name in subject.settable:
         changed = set_hyperparams(state, **{name: another(hyperparams(state)[name])})
         tx.update(subject.grads[1], changed, subject.params, **subject.extras)
     if subject.factory is not None:
@@ -169,11 +159,6 @@ def donation_is_safe(subject: Subject) -> None:
 def pointer(x: jax.Array) -> int:
     """Where an array of one device lies."""
     return x.addressable_shards[0].data.unsafe_buffer_pointer()
-
-
-def settable(state: Any) -> list[str]:
-    """The full names of the hyper-parameters that can be set."""
-    return [scope + name for scope, s in states(state) for name in s.base]
 
 
 def another(value: Any) -> float:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.apply import apply_updates
+from jopt.engine import walk
+from jopt.transform import Transform
 
 STEPS = 3
 
@@ -99,7 +101,16 @@ class Subject:
         """The declared extras, numbers as arrays."""
         return {name: x if callable(x) else jnp.asarray(x, jnp.result_type(float)) for name, x in self.extra.items()}
 
+    @functools.cached_property
+    def settable(self) -> list[str]:
+        """The full names of the hyper-parameters that follow no schedule."""
+        return [name for name, _, scheduled in configured(self.tx.parts) if not scheduled]
+
     # Running -------------------------------------------------------------------------------------
+
+    def stepper(self, tx: Any) -> Callable[..., Any]:
+        """One step with the declared extras: ``(grads, state, params) -> (updates, state, params)``."""
+        return functools.partial(take_step, tx, extra=self.extras)
 
     def step(self, tx: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
         """One compiled step, ``(updates, state, params)``, that leaves its arguments alone."""
@@ -124,7 +135,7 @@ class Subject:
 
     def run(self, tx: Any, params: Any, grads: Sequence[Any], state: Any = None) -> Run:
         """Several steps, op by op or compiled, as the subject says."""
-        step = functools.partial(take_step, tx, extra=self.extras)
+        step = self.stepper(tx)
         with self.executing():
             state = tx.init(params) if state is None else state
             return run_steps(jax.jit(step) if self.compiled else step, params, grads, state)
@@ -146,13 +157,21 @@ class Subject:
     def eager_run(self) -> Run:
         """The same op by op: no compiler has touched it."""
         with jax.disable_jit():
-            step = functools.partial(take_step, self.tx, extra=self.extras)
-            return run_steps(step, self.params, self.grads, self.tx.init(self.params))
+            return run_steps(self.stepper(self.tx), self.params, self.grads, self.tx.init(self.params))
 
     @property
     def baseline(self) -> Run:
         """The same in the way `run` runs."""
         return self.compiled_run if self.compiled else self.eager_run
+
+
+def configured(parts: Any, scope: str = "") -> Iterator[tuple[str, Any, bool]]:
+    """Every number of a transform by full name, and whether it is a schedule."""
+    for part in walk(parts):
+        for name, value in part.hyper:
+            yield f"{scope}{part.name}/{name}", value, callable(value)
+        if isinstance(part.inner, Transform):
+            yield from configured(part.inner.parts, f"{scope}{part.name}/")
 
 
 def default_params(matrices_only: bool = False) -> Any:

@@ -10,16 +10,14 @@ from jopt.partition import chain
 from jopt.paths import everything_else, flatten
 from jopt.rules import scale
 from jopt.testing.compare import assert_close, assert_different, assert_finite, assert_same, assert_types
-from jopt.testing.law import NotApplicableError, law
+from jopt.testing.law import law, law_if
 from jopt.testing.subject import Subject, draw
 from jopt.transform import masked
 
 
-@law
+@law_if(lambda subject: not subject.reads_paths, "it is declared to read paths")
 def leaf_names_are_free(subject: Subject) -> None:
-    """Renaming and reordering leaves renames and reorders the updates (not so if random or reads_paths)."""
-    if subject.reads_paths:
-        raise NotApplicableError("it is declared to read paths")
+    """Renaming and reordering leaves renames and reorders the updates (but of random numbers)."""
 
     def rename(tree):
         return {f"leaf {i}": x for i, x in enumerate(reversed(jax.tree.leaves(tree)))}
@@ -32,11 +30,9 @@ def leaf_names_are_free(subject: Subject) -> None:
         assert_close(run.updates, expected, "the updates of renamed leaves", subject.ulps)
 
 
-@law
+@law_if(lambda subject: not (subject.random or subject.reads_paths), "it is declared to be random, or to read paths")
 def elements_are_free(subject: Subject) -> None:
-    """Moving elements about, within leaves and between them, moves the updates (exactly if elementwise)."""
-    if subject.random or subject.reads_paths:
-        raise NotApplicableError("it is declared to be random, or to read paths")
+    """Moving elements about, within leaves and between them, moves the updates, if and only if elementwise."""
     ways = [_shuffle] if subject.matrices_only else [_shuffle, _join]
     try:
         for move in ways:
@@ -131,18 +127,16 @@ def _first_states(run: Any) -> Any:
     )
 
 
-@law
+@law_if(lambda subject: subject.matrices_only, "it is not declared to take matrices alone")
 def non_matrices_are_refused(subject: Subject) -> None:
-    """Declared matrices_only, another leaf is a TypeError at `init` or `update` that asks for a matrix."""
-    if not subject.matrices_only:
-        raise NotApplicableError("it is not declared to take matrices alone")
+    """Another leaf is a TypeError at `init` or `update` that asks for a matrix."""
 
     def train(params):
         return subject.tx.update(params, subject.tx.init(params), params, **subject.extras)
 
     for shape in ((), (3,), (2, 3, 3)):
         odd = {"odd": jax.ShapeDtypeStruct(shape, jnp.float32)}
-        expect_error(TypeError, ["a matrix"], lambda odd=odd: jax.eval_shape(train, odd), f"a leaf of shape {shape}")
+        expect_error(TypeError, ["a matrix"], f"a leaf of shape {shape}", jax.eval_shape, train, odd)
 
 
 @law
@@ -164,26 +158,26 @@ def mismatches_name_the_leaf(subject: Subject) -> None:
         "of integers": p.astype(jnp.int32),
     }
     for how, leaf in wrong.items():
-        expect_error(ValueError, [first], lambda leaf=leaf: update(leaf), f"update with a gradient {how}")
+        expect_error(ValueError, [first], f"update with a gradient {how}", update, leaf)
     if isinstance(subject.params, dict):
         key, *_ = subject.params
         fewer = {name: g for name, g in subject.grads[0].items() if name != key}
-        call = lambda: subject.tx.update(fewer, state, subject.params, **subject.extras)
-        expect_error(ValueError, [key], call, f"update without the gradient of {key!r}")
+        what = f"update without the gradient of {key!r}"
+        expect_error(ValueError, [key], what, subject.tx.update, fewer, state, subject.params, **subject.extras)
     for path, x in flat.items():
         other = subject.tx.init(layout.unflatten(flat | {path: jnp.concatenate([x, x])}))
         if jax.tree.map(np.shape, other) != jax.tree.map(np.shape, state):
-            call = lambda other=other: update(p, other)
-            expect_error(ValueError, [path], call, f"update with the state of parameters where {path!r} is longer")
-    expect_error(ValueError, ["State"], lambda: update(p, ()), "update with an empty tuple as state")
+            what = f"update with the state of parameters where {path!r} is longer"
+            expect_error(ValueError, [path], what, update, p, other)
+    expect_error(ValueError, ["State"], "update with an empty tuple as state", update, p, ())
     foreign = chain(subject.tx, scale(2.0)).init(subject.params)
-    expect_error(ValueError, ["step_size"], lambda: update(p, foreign), "update with the state of another transform")
+    expect_error(ValueError, ["step_size"], "update with the state of another transform", update, p, foreign)
 
 
-def expect_error(kind: type[Exception], words: list[str], call: Any, what: str) -> None:
+def expect_error(kind: type[Exception], words: list[str], what: str, call: Any, *arguments: Any, **extra: Any) -> None:
     """The call raises that kind of error, whose message has the words."""
     try:
-        call()
+        call(*arguments, **extra)
     except kind as error:
         missing = [word for word in words if word not in str(error)]
         if missing:

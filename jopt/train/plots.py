@@ -1,5 +1,6 @@
 """Pictures of training runs, with matplotlib's Agg canvas (no window, no global state)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +83,9 @@ def curves(rows: Sequence[Row], measure: str, title: str, path: Path) -> None:
         x = [row["epoch"] for row in rows]
         for name, colour in (("train", COLOURS[1]), ("test", COLOURS[0])):
             losses.plot(x, [row[f"{name}_loss"] for row in rows], color=colour, label=name, **_dots(x))
-        losses.set(title="Loss", yscale="log")
+        values = [row[name] for row in rows for name in ("train_loss", "test_loss") if math.isfinite(row[name])]
+        wide = bool(values) and max(values) > 20 * min(values) > 0
+        losses.set(title="Loss", yscale="log" if wide else "linear")
         losses.legend(frameon=False)
         measured.plot(x, [row[f"test_{measure}"] for row in rows], color=COLOURS[0], **_dots(x))
         measured.set_title(f"Test {measure}")

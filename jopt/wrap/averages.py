@@ -49,6 +49,7 @@ def ema(tx: Any, decay: ScalarOrSchedule = 0.999) -> Transform:
     """
     if isinstance(tx, int | float) or tx is None:
         raise TypeError(
-            f"ema: {tx!r} was given, a transform was expected. For optax's ema of the updates call scale_by_ema({tx!r})."
+            f"ema: {tx!r} was given, a transform was expected. "
+            f"For optax's ema of the updates call scale_by_ema({tx!r})."
         )
     return chain(tx, average_params(decay))
