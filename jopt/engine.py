@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jopt import dtypes, scalars
 from jopt.kernel import Kernels, make_slots, named, refusal
 from jopt.paths import Flat, Layout, Leaf, TreeMismatchError, listing
+from jopt.paths import path as path_pattern
 from jopt.rule import LIVE, Group, Own, Part, Whole, extras_of, keywords
 from jopt.state import State
 
@@ -135,7 +136,8 @@ class Plan:
         """For each part of the flat sequence, the trained leaves it claims.
 
         Raises:
-            TreeMismatchError: a partition leaves a parameter unclaimed, or a case claims none.
+            TreeMismatchError: a partition leaves a parameter unclaimed, a case of it claims none, or a
+                pattern of a mask matches none.
         """
         trained = set(tree.trained)
         found: list[tuple[str, ...]] = []
@@ -148,6 +150,11 @@ class Plan:
                 rest = available
                 for name, chooser, inner in part.cases:
                     chosen = chooser.choose(tree.leaves, tree.layout)
+                    if not part.total and isinstance(chooser, path_pattern) and tree.leaves and not chosen:
+                        raise TreeMismatchError(
+                            f"where={chooser.glob!r}: it matches no parameter, one or more were expected of:\n"
+                            f"{listing(tree.leaves.values())}\nCorrect the pattern; ~jopt.everything_else chooses none."
+                        )
                     claimed = tuple(path for path in rest if path in chosen)
                     if part.total and part.idle == "error" and available and not claimed:
                         left = listing(tree.leaves[p] for p in rest) or "  nothing"

@@ -4,9 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
 from jopt.engine import Tree, walk
 from jopt.paths import flatten, path_of
+from jopt.rule import Part
+from jopt.scalars import raw
 from jopt.state import State, states
 from jopt.transform import Transform, as_transform
 
@@ -86,7 +89,7 @@ def explain(tx: Any, params: Any, state: Any = None) -> Audit:
     fresh = jax.eval_shape(tx.init, params)
     rules: dict[str, list[str]] = {path: [] for path in flat}
     groups: dict[str, set[str]] = {path: set() for path in flat}
-    _visit(tx, tree, _fresh_numbers(tx) if state is None else state, rules, groups)
+    _visit(tx, tree, state, rules, groups)
     kept = _bytes_by_path(fresh, tree)
     rows = []
     for path, leaf in tree.leaves.items():
@@ -105,25 +108,25 @@ def explain(tx: Any, params: Any, state: Any = None) -> Audit:
     return Audit(tuple(rows))
 
 
-def _fresh_numbers(tx: Transform) -> Any:
-    """A state without parameters, for its numbers."""
-    return tx.init({})
-
-
-def _visit(tx: Transform, tree: Tree, state: State, rules: dict[str, list[str]], groups: dict[str, set[str]]) -> None:
+def _visit(tx: Transform, tree: Tree, state: Any, rules: dict[str, list[str]], groups: dict[str, set[str]]) -> None:
     for part, paths in zip(walk(tx.parts), tx.plan.claims(tree), strict=True):
-        shown = []
-        for name, _ in part.hyper:
-            full = f"{part.name}/{name}"
-            scheduled = "" if full in state.base else "*"
-            shown.append(f"{name}={float(state.hyper[full]):.4g}{scheduled}")
+        shown = [f"{name}={_number(part, name, value, state)}" for name, value in part.hyper]
         for path in paths:
             rules[path].append(f"{part.of.name}({', '.join(shown)})")
             if "/" in part.name:
                 groups[path].add(part.name.rpartition("/")[0])
         if isinstance(part.inner, Transform):
-            ((_, below),) = list(states(state.inner[part.name]))[:1]
+            below = None if state is None else next(states(state.inner[part.name]))[1]
             _visit(part.inner, tree.only(paths), below, rules, groups)
+
+
+def _number(part: Part, name: str, value: Any, state: Any) -> str:
+    """A number of a part as its state has it, else as it starts; a star marks a schedule."""
+    if state is not None:
+        now = state.hyper[f"{part.name}/{name}"]
+    else:
+        now = value(np.int32(0)) if callable(value) else raw(value)
+    return f"{float(now):.4g}{'*' if callable(value) else ''}"
 
 
 def _bytes_by_path(fresh: State, tree: Tree) -> dict[str, int]:

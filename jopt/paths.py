@@ -53,9 +53,8 @@ class Layout:
         return jax.tree.unflatten(self.treedef, [flat[path] for path in self.paths])
 
     def tree(self, flat: Flat) -> Any:
-        """The tree where `flat` has every leaf of it, else `flat` itself (a tree as well)."""
-        present = all(path in flat for path in self.paths) and len(flat) == len(self.paths)
-        return self.unflatten(flat) if present else flat
+        """The tree with None, which JAX takes for no leaf, where `flat` lacks one."""
+        return jax.tree.unflatten(self.treedef, [flat.get(path) for path in self.paths])
 
 
 def flatten(tree: Any) -> tuple[Flat, Layout]:
@@ -190,6 +189,8 @@ class ndim(Where):  # noqa: N801
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _Everything(Where):
+    """Every leaf that no earlier case of a `partition` has claimed."""
+
     def __call__(self, leaf: Leaf) -> bool:
         return True
 

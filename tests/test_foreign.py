@@ -125,6 +125,16 @@ def test_two_foreign_parts_of_one_kind_have_two_states():
     assert set(run(tx)[1].inner) == {"foreign_trace", "foreign_trace_2"}
 
 
+def test_a_foreign_part_sees_the_users_tree_where_it_gets_some_leaves_only():
+    """None stands where a leaf is an integer, or belongs to another group."""
+    params = {"net": [{"w": P["w"], "step": np.arange(2)}, {"w": P["w"] + 1}], "b": P["b"]}
+    mask = {"net": [{"w": True, "step": False}, {"w": False}], "b": True}
+    tx = jopt.partition([("net", optax.masked(optax.scale(3.0), mask)), ("b", jopt.scale(5.0))])
+    updates, _ = tx.update(params, tx.init(params), params)
+    expected = {"net": [{"w": P["w"] * 3, "step": np.arange(2)}, {"w": P["w"] + 1}], "b": P["b"] * 5}
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
 def test_a_foreign_part_sees_the_users_tree_and_gives_back_its_dtypes():
     seen = []
 

@@ -198,7 +198,12 @@ def check(case, real, tolerance):
 
 
 def tier(slow):
-    return [pytest.param(case, id=repr(case), marks=[pytest.mark.slow] if slow(case) else []) for case in CASES]
+    return [
+        pytest.param(
+            case, id=re.sub(r"( ?at ?0x[0-9a-f]+)", "", repr(case)), marks=[pytest.mark.slow] if slow(case) else []
+        )
+        for case in CASES
+    ]
 
 
 @pytest.mark.parametrize("case", tier(lambda case: case.slow))

@@ -72,7 +72,6 @@ def small(leaf):
     [
         ("**/bias", {"layers/0/bias", "layers/1/bias"}),
         (re.compile(r"layers/\d/k"), {"layers/0/kernel", "layers/1/kernel"}),
-        (re.compile("^table$"), set()),
         (ndim(1), {"layers/0/bias", "layers/1/bias"}),
         (ndim(1, 2), set(PATHS) - {"steps"}),
         (ndim(2) & ~path("embed*"), {"layers/0/kernel", "layers/1/kernel"}),
@@ -87,6 +86,12 @@ def small(leaf):
 def test_what_where_accepts(where, names):
     changed = step(jopt.masked(jopt.scale(3.0), where=where))
     assert {name for name, u in changed.items() if not np.array_equal(u, flat(G)[name])} == names
+
+
+def test_a_mask_that_matches_nothing_is_an_error_that_lists_the_parameters():
+    for where in (re.compile("^table$"), "**/gamma"):
+        with pytest.raises(jopt.TreeMismatchError, match=r"matches no parameter(.|\n)*embed/table  float32\[4, 2\]"):
+            jopt.masked(jopt.adam(0.1), where=where).init(P)
 
 
 def test_predicates_print_as_they_are_written_and_compare():
@@ -292,15 +297,28 @@ def test_the_audit_says_who_gets_what():
     assert rows["steps"].rules == "passes through"
     text = str(audit)
     assert text.splitlines()[0].split() == ["parameter", "shape", "dtype", "group", "rules", "state"]
-    assert text.endswith("6 parameters, 96 bytes of state")
+    assert "6 parameters, 96 bytes of state" in text.splitlines()
+    assert "learning_rate=0.2" in text
     structs = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, P))
     assert str(jopt.explain(tx, structs)) == text
 
 
 def test_the_audit_reads_the_numbers_of_a_state():
-    tx = jopt.sgd(0.1)
+    tx = jopt.accumulate(jopt.sgd(0.1), 2)
     state = jopt.set_hyperparams(tx.init(P), learning_rate=0.025)
-    assert "learning_rate=0.025" in jopt.explain(tx, P, state).rows[0].rules
+    assert jopt.explain(tx, P, state).rows[0].rules == (
+        "accumulate(every=2) → scale_by_learning_rate(learning_rate=0.025)"
+    )
+
+
+def test_the_audit_runs_no_foreign_init_but_on_the_parameters():
+    mask = jax.tree.map(lambda p: p.ndim == 2, P)
+    rows = jopt.explain(jopt.chain(optax.masked(optax.adam(0.1), mask), jopt.scale(0.5)), P).rows
+    assert {row.path: row.state_bytes for row in rows if row.state_bytes} == {
+        "embed/table": 64,
+        "layers/0/kernel": 48,
+        "layers/1/kernel": 48,
+    }
 
 
 @pytest.mark.parametrize(
