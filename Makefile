@@ -17,7 +17,7 @@ BIN := .venv/bin
 	@touch .venv/ready-dev
 
 demo: .venv/ready
-	$(BIN)/python -m jopt demo --out demo --overwrite
+	$(BIN)/python -m jopt demo --out demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n auto

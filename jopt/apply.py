@@ -8,7 +8,7 @@ import optax
 
 from jopt import dtypes
 from jopt.paths import TreeMismatchError, flatten
-from jopt.transform import Transform
+from jopt.transform import Transform, as_transform
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
@@ -62,5 +62,7 @@ def apply_gradients(tx: Any, grads: Any, state: Any, params: Any, **extra: Any) 
     """
     if isinstance(tx, Transform):
         return tx.apply(grads, state, params, extra)
+    if not callable(getattr(tx, "update", None)):
+        as_transform(tx, "apply_gradients")  # which says what is wrong
     updates, state = optax.with_extra_args_support(tx).update(grads, state, params, **extra)
     return apply_updates(params, updates), state

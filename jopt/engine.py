@@ -188,6 +188,18 @@ KEY_IMPLEMENTATIONS: dict[tuple[int, ...], str] = {(2,): "threefry2x32", (4,): "
 """Which random generator the words of a key are for, by their shape."""
 
 
+def check_leaves(call: str, flat: Flat) -> None:
+    """Raise a `TypeError` for a leaf that is neither an array nor a number (a function, a string)."""
+    for path, x in flat.items():
+        try:
+            dtypes.dtype_of(x)
+        except TypeError:
+            raise TypeError(
+                f"{call}: the leaf {path!r} is {x!r}, an array or a number was expected. "
+                f"Keep what is not trained out of the tree, or put None in its place."
+            ) from None
+
+
 def random_key(seed: Any) -> jax.Array:
     """A typed key from a seed, a typed key, or the words of a raw one."""
     seed = jnp.asarray(seed)
@@ -200,7 +212,12 @@ def random_key(seed: Any) -> jax.Array:
 
 def scalar(value: Any, name: str) -> jax.Array:
     """One number as the engine keeps it: a strongly typed float32 (float64 under x64) scalar."""
-    result = jnp.asarray(value, scalars.scalar_dtype())
+    try:
+        result = jnp.asarray(value, scalars.scalar_dtype())
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"update: the schedule of {name} returned {value!r}, a number was expected. Return one number per step."
+        ) from None
     if result.ndim:
         raise TypeError(
             f"update: the schedule of {name} returned an array of shape {result.shape}, a scalar was expected. "

@@ -118,6 +118,11 @@ def make_slots(part: Part, path: str, p: Any, numbers: Mapping[str, Any]) -> dic
         return {}
     p = dtypes.to_pair(p) if rule.complex == "pair" else p
     slots = rule.slots(p, **named(rule.slots, dict(part.static) | dict(numbers), part))
+    if not isinstance(slots, dict):
+        raise TypeError(
+            f"{part.name}: its slots returned {type(slots).__name__}, a dict of named arrays was expected. "
+            f"Return for example {{'mu': jnp.zeros_like(p)}}."
+        )
     return {name: jnp.asarray(x, x.dtype) for name, x in slots.items()}
 
 
@@ -135,7 +140,13 @@ def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: 
     pair = rule.complex == "pair" and jnp.iscomplexobj(g)
     x, q = (dtypes.to_pair(g), None if p is None else dtypes.to_pair(p)) if pair else (g, p)
     wide = {name: _widen(s, jnp.finfo(x.dtype).dtype) for name, s in slots.items()}
-    u, new = rule.step(x, wide, MissingParams(part.name) if p is None else q, **numbers)
+    result = rule.step(x, wide, MissingParams(part.name) if p is None else q, **numbers)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise TypeError(
+            f"{part.name}: its step returned {_kinds(result)}, (update, dict of slots) was expected. "
+            f"End it with return u, {{...}}; a rule that keeps nothing returns the s it was given."
+        )
+    u, new = result
     if u.shape != x.shape or u.dtype != x.dtype:
         raise TypeError(
             f"{part.name}: its step returned an update of {u.dtype}{list(u.shape)} for a gradient of "
@@ -150,6 +161,11 @@ def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: 
         )
     new = {name: _narrow(new[name], slots[name].dtype) for name in slots}
     return (dtypes.from_pair(u) if pair else u), new
+
+
+def _kinds(result: Any) -> str:
+    is_tuple = isinstance(result, tuple)
+    return f"({', '.join(type(x).__name__ for x in result)})" if is_tuple else type(result).__name__
 
 
 def _widen(x: jax.Array, dtype: Any) -> jax.Array:

@@ -178,6 +178,9 @@ class ndim(Where):  # noqa: N801
     axes: tuple[int, ...]
 
     def __init__(self, *axes: int):
+        if not axes or not all(isinstance(n, int) for n in axes):
+            given = ", ".join(map(repr, axes))
+            raise TypeError(f"ndim({given}): one or more numbers of axes were expected. Pass for example ndim(2).")
         object.__setattr__(self, "axes", tuple(axes))
 
     def __call__(self, leaf: Leaf) -> bool:

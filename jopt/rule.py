@@ -48,7 +48,9 @@ class Rule:
                 f"Replace the slash: it sets groups apart from the rules in them."
             )
         if self.reads not in READS:
-            raise ValueError(f"Rule({self.name!r}): reads={self.reads!r} was given, one of {READS} was expected.")
+            raise ValueError(
+                f"Rule({self.name!r}): reads={self.reads!r} was given, one of {READS} was expected. Name one."
+            )
         if self.complex is None and self.reads == "element":
             object.__setattr__(self, "complex", "pair")
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jopt import dtypes, scalars
-from jopt.engine import KEY_IMPLEMENTATIONS, Parts, Plan, Tree, walk
+from jopt.engine import KEY_IMPLEMENTATIONS, Parts, Plan, Tree, check_leaves, walk
 from jopt.paths import Flat, TreeMismatchError, Where, flatten
 from jopt.paths import mask as mask_
 from jopt.paths import where as where_
@@ -295,18 +295,21 @@ def _seed(name: str, key: Any) -> Any:
 
 def _init(plan: Plan, numbers: Mapping[str, Any], params: Any) -> State:
     flat, layout = flatten(params)
+    check_leaves("init", flat)
     return plan.init(numbers, flat, Tree.of(flat, layout))
 
 
 def _update(plan: Plan, mode: str, numbers: Any, grads: Any, state: Any, params: Any, extra: Mapping[str, Any]):
     """Flatten once, run, and put every leaf back under its path."""
     g, layout = flatten(grads)
+    check_leaves("update", g)
     if params is None:
         if mode == "apply":
             raise TypeError("apply_gradients: params=None was given, the parameters were expected. Pass them.")
         p, tree = None, Tree.of(g, layout)
     else:
         p, params_layout = flatten(params)
+        check_leaves("update", p)
         trained = _matching(g, p)
         tree = Tree.of(p, params_layout, trained)
         layout = params_layout if mode == "apply" else layout

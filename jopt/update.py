@@ -184,6 +184,14 @@ class _Update:
         if rule.shared is not None:
             tree = (Gradients({path: self.values[path] for path in paths}, self.norms),) if rule.reads == "tree" else ()
             shared = rule.shared(*tree, **named(rule.shared, available, part))
+            if not isinstance(shared, dict) or any(np.ndim(x) for x in shared.values()):
+                shapes = (
+                    {n: np.shape(x) for n, x in shared.items()} if isinstance(shared, dict) else type(shared).__name__
+                )
+                raise TypeError(
+                    f"{part.name}: its shared returned {shapes}, a dict of named numbers was expected. "
+                    f"Return for example {{'c': 1 - b1**t}}; what is no scalar belongs in slots or step."
+                )
             self.measures[part.name] = shared
             available |= shared
         if part.key is not None:

@@ -147,7 +147,7 @@ RULES = {
     # Regularization.
     "add_decayed_weights": Entry(lambda: jopt.add_decayed_weights(0.01), zero_gradient=False),
     "add_l1_subgradient": Entry(lambda: jopt.add_l1_subgradient(0.01), zero_gradient=False),
-    "add_noise": Entry(lambda: jopt.add_noise(0.1, 0.55), zero_gradient=False, random=True, elementwise=False),
+    "add_noise": Entry(lambda: jopt.add_noise(0.1, 0.55), zero_gradient=False, random=True),
     "clip_params": Entry(lambda: jopt.clip_params(-0.5, 0.5), zero_gradient=False),
     "keep_params_nonnegative": Entry(jopt.keep_params_nonnegative, zero_gradient=False),
     "max_norm_constraint": Entry(lambda: jopt.max_norm_constraint(0.5), zero_gradient=False, **ARRAY),
