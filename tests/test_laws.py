@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from registry import EVERYTHING, OPTIMIZERS, RULES, WRAPPERS
 
 import jopt
 from jopt.testing import LAWS, NotApplicableError, Subject, check_transform
-from registry import EVERYTHING, OPTIMIZERS, RULES, WRAPPERS
 
-# Compiling is what takes the time. For laws about meshes and compiled code the fast tier takes those transforms that have
-# something of their own to compile, and that soon; `-m slow` takes the rest.
+# Compiling is what takes the time. Of the laws about meshes and compiled code the fast tier takes those transforms that
+# have something of their own to compile, and that soon; `-m slow` takes the rest.
 PLAIN_RULES = {name for name, entry in RULES.items() if entry.elementwise} | {"add_noise", "adaptive_grad_clip"}
 COUPLED = {name for name, entry in EVERYTHING.items() if entry.random or not entry.elementwise}
 ON_EXPLICIT_MESH = COUPLED | {"adamw", *WRAPPERS}
