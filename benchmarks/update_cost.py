@@ -25,9 +25,7 @@ Make = Callable[[Any], Any]
 def mlp() -> dict[str, Any]:
     """An MLP 784-256-256-10."""
     sizes = (784, 256, 256, 10)
-    return {
-        f"dense_{i}": {"kernel": (a, b), "bias": (b,)} for i, (a, b) in enumerate(itertools.pairwise(sizes))
-    }
+    return {f"dense_{i}": {"kernel": (a, b), "bias": (b,)} for i, (a, b) in enumerate(itertools.pairwise(sizes))}
 
 
 def transformer(d: int = 448, layers: int = 12, vocabulary: int = 10_000) -> dict[str, Any]:

@@ -147,4 +147,5 @@ def _owner(keys: tuple[Any, ...], x: Any, tree: Tree) -> str | None:
         return keys[-1].key
     ends = (path_of(keys[i:]) for i in range(len(keys) + 1))
     # A bare array has the empty path, which ends every other: then the shape must tell it from a counter.
-    return next((end for end in ends if end in tree.leaves and (end or x.shape == tree.leaves[end].shape)), None)
+    shapes = {path: leaf.shape for path, leaf in tree.leaves.items() if leaf is not None}
+    return next((end for end in ends if end in shapes and (end or x.shape == shapes[end])), None)

@@ -79,13 +79,16 @@ def sweep_is_separate_runs(subject: Subject) -> None:
 def a_traced_number_is_a_number(subject: Subject) -> None:
     """A transform made from a number inside `vmap` gives what it gives made from each number alone."""
 
+    factory = subject.factory
+    assert factory is not None  # the law does not apply else
+
     def train(number):
-        tx = subject.factory(number)
+        tx = factory(number)
         return run_steps(subject.stepper(tx), subject.params, subject.grads, tx.init(subject.params)).visible
 
     together = subject.call(jax.vmap(train), jnp.asarray(subject.numbers, jnp.result_type(float)))
     for i, number in enumerate(subject.numbers):
-        alone = subject.run(subject.factory(number), subject.params, subject.grads).visible
+        alone = subject.run(factory(number), subject.params, subject.grads).visible
         assert_close(lane(together, i), alone, f"made from {number}: (updates, parameters)", subject.ulps)
 
 

@@ -12,7 +12,7 @@ from jopt.testing.subject import Subject, take_step
 
 def float_dtypes() -> list[Any]:
     """The real dtypes parameters come in."""
-    wide = [jnp.float64] if jax.config.jax_enable_x64 else []
+    wide = [jnp.float64] if jnp.result_type(float) == jnp.float64 else []
     return [jnp.float32, jnp.bfloat16, jnp.float16, *wide]
 
 
