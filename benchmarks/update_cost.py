@@ -120,8 +120,9 @@ def graph_size(tree: str, quick: bool) -> list[dict[str, Any]]:
             tx = OPTIMIZERS[name](module)
             counts[module] = equations(jax.make_jaxpr(tx.update)(params, tx.init(params), params).jaxpr) / leaves
         rows.append(
-            {"section": "graph", "tree": tree, "what": f"{name} equations/leaf", "ratio": counts[jopt] / counts[optax]}
-            | {"ours": counts[jopt], "baseline": counts[optax], "n": 1}
+            {"section": "graph", "tree": tree, "n": 1, "ratio": counts[jopt] / counts[optax]}
+            | {"what": f"{name}: {counts[jopt]:.2f} equations a leaf against {counts[optax]:.2f}"}
+            | {"ours": counts[jopt], "baseline": counts[optax]}
         )
     return rows
 
@@ -240,6 +241,21 @@ SECTIONS: dict[str, tuple[Callable[[str, bool], list[dict[str, Any]]], tuple[str
 }
 
 
+COLUMNS = {
+    "section": "section",
+    "tree": "tree",
+    "what": "what",
+    "ratio": "jopt/optax",
+    "low": "q25",
+    "high": "q75",
+    "n": "n",
+    "ours_ms": "ours ms",
+    "baseline_ms": "optax ms",
+    "temp_ours": "temp B",
+    "temp_baseline": "optax temp B",
+}
+
+
 def main() -> None:
     """Run the sections and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -248,23 +264,19 @@ def main() -> None:
     parser.add_argument("--tree", action="append", help="one tree (repeatable)")
     parser.add_argument("--out", help="write the rows as JSON")
     arguments = parser.parse_args()
-    rows = []
+    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    rows: list[dict[str, Any]] = []
     for name in arguments.only or SECTIONS:
         run, trees = SECTIONS[name]
         for tree in trees:
             if arguments.tree and tree not in arguments.tree:
                 continue
-            rows += run(tree, arguments.quick)
-            print(f"  {name} {tree} done", flush=True)
-    columns = {"section": "section", "tree": "tree", "what": "what", "ratio": "jopt/optax", "low": "q25", "high": "q75"}
-    columns |= {"n": "n", "ours_ms": "ours ms", "baseline_ms": "optax ms"}
-    columns |= {"temp_ours": "temp B", "temp_baseline": "optax temp B"}
-    print()
-    print(", ".join(f"{k} {v}" for k, v in environment().items()))
-    print(table(rows, columns))
-    if arguments.out:
-        with open(arguments.out, "w") as file:
-            json.dump({"environment": environment(), "rows": rows}, file, indent=1)
+            found = run(tree, arguments.quick)
+            rows += found
+            print(f"\n{table(found, COLUMNS)}", flush=True)  # as it comes: an interrupted run keeps what it has
+            if arguments.out:
+                with open(arguments.out, "w") as file:
+                    json.dump({"environment": environment(), "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_law(name, law):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", ["adamw", "muon", "lamb", "add_noise", "accumulate_apply", "monitor", "partition"])
 def test_laws_hold_compiled(name):
     for law in LAWS.values():
         if law.applies(compiled_subject(name)):

@@ -73,7 +73,7 @@ class Subject:
     plain: bool = True
     ulps: float = 64
     compiled: bool = False
-    traces: list[Any] = dataclasses.field(default_factory=list, repr=False)
+    traces: list[Any] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self):
         if self.params is None:
@@ -98,8 +98,8 @@ class Subject:
 
     @functools.cached_property
     def extras(self) -> dict[str, Any]:
-        """The declared extras, numbers as arrays."""
-        return {name: x if callable(x) else jnp.asarray(x, jnp.result_type(float)) for name, x in self.extra.items()}
+        """The declared extras, numbers as arrays (of NumPy, which belong to no mesh)."""
+        return {name: x if callable(x) else np.asarray(x, jnp.result_type(float)) for name, x in self.extra.items()}
 
     @functools.cached_property
     def settable(self) -> list[str]:
