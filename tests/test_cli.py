@@ -156,7 +156,10 @@ def test_ctrl_c_ends_after_the_epoch_with_files_written(tmp_path, capsys, monkey
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_ctrl_c_interrupts_at_once():
+def test_a_second_ctrl_c_interrupts_at_once(request):
+    # A job started in the background inherits an ignored SIGINT; a terminal's does not.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     with run.interruptible() as interrupted:
         signal.raise_signal(signal.SIGINT)
         assert interrupted()
