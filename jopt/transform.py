@@ -311,6 +311,7 @@ def _update(plan: Plan, mode: str, numbers: Any, grads: Any, state: Any, params:
         p, params_layout = flatten(params)
         check_leaves("update", p)
         trained = _matching(g, p)
+        g |= {path: _as_wide(g[path], p[path]) for path in trained}
         tree = Tree.of(p, params_layout, trained)
         layout = params_layout if mode == "apply" else layout
     values, state = run_update(plan, numbers, g, state, p, tree, extra, mode=mode)
@@ -356,6 +357,12 @@ def _matching(grads: Flat, params: Flat) -> tuple[str, ...]:
             )
         trained.append(path)
     return tuple(trained)
+
+
+def _as_wide(g: Any, p: Any) -> Any:
+    """The gradient, in the compute dtype of the parameter if its own is another (float32 beside float64)."""
+    dtype = dtypes.compute_dtype(dtypes.dtype_of(p))
+    return g if dtypes.compute_dtype(dtypes.dtype_of(g)) == dtype else dtypes.enter(g).astype(dtype)
 
 
 def _describe(x: Any) -> str:

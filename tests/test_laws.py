@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +122,11 @@ def test_check_transform_takes_parameters():
     check_transform(jopt.adam(0.1), params=params, laws=["steps_are_pure", "mismatches_name_the_leaf"])
 
 
+def test_testing_needs_no_test_runner():
+    code = "import sys, jopt.testing; sys.exit(bool({'pytest', 'hypothesis'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_check_transform_refuses_an_unknown_law():
     with pytest.raises(ValueError, match=r"laws=\['no_such_law'\] were given"):
         check_transform(double(), laws=["no_such_law"])
@@ -184,6 +191,27 @@ def computes_in_the_parameters_dtype(grads, own, params):
     return {path: (g.astype(params[path].dtype) / 3 * 3).astype(g.dtype) for path, g in grads.items()}, own
 
 
+def shifts_by_its_rate(g, s, p, *, learning_rate):
+    return g + learning_rate, s
+
+
+def overflows(g, s, p, *, count):
+    return g * jnp.sqrt((count + 1).astype(g.dtype)), s
+
+
+def reads_numbers(params):
+    total = sum(float(jnp.sum(p)) for p in params.values())
+    return jopt.Own(scalars={"n": jnp.asarray(total, float)})
+
+
+def reads_parameters(grads, own, params):
+    return {path: g + params[path].astype(g.dtype) for path, g in grads.items()}, own
+
+
+def passes(grads, own, params):
+    return grads, own
+
+
 def unclear(grads, own, params):
     return {path: g + own.slots["kept"][path] for path, g in grads.items()}, own
 
@@ -213,7 +241,7 @@ BROKEN = {
     "elements_are_free": broken_rule(lambda g, s, p: (g - jnp.mean(g), s)),
     "steps_are_pure": broken_rule(impure),
     "jit_is_eager": broken_rule(loses_bits_under_jit),
-    "finite_in_finite_out": broken_rule(lambda g, s, p: (g * g * g, s)),
+    "finite_in_finite_out": broken_rule(lambda g, s, p: (1 / g, s)),
     "float16_stays_finite": broken_rule(lambda g, s, p: (1 / (g.astype(jnp.float16) * 300).astype(g.dtype), s)),
     "complex_leaves_have_a_meaning": broken_rule(lambda g, s, p: (g * jnp.abs(g).astype(g.dtype), s), complex="native"),
     "equal_by_configuration": broken_rule(lambda g, s, p: (g, s)),
@@ -227,11 +255,18 @@ BROKEN = {
     "sixteen_bit_leaves_are_computed_in_float32": broken_whole(computes_in_the_parameters_dtype),
     "hyperparams_can_be_set": static_rate(0.05),
     "calls_outside_jit_trace_once": static_rate(0.05),
+    "a_traced_number_is_a_number": static_rate(0.05),
+    "compiled_steps_trace_once": broken_whole(drifting, a_number),
+    "abstract_init_has_the_types_of_init": broken_whole(passes, reads_numbers),
+    "parameters_are_asked_for": broken_whole(reads_parameters),
+    "a_zero_learning_rate_moves_nothing": broken_rule(shifts_by_its_rate, hyper={"learning_rate": 0.1}),
+    "clocks_saturate": broken_rule(overflows),
 }
 DECLARED = {
     "extras_are_asked_for": {"extra": {"value": 1.0}},
     "hyperparams_can_be_set": {"factory": static_rate},
     "calls_outside_jit_trace_once": {"factory": static_rate},
+    "a_traced_number_is_a_number": {"factory": static_rate},
 }
 
 

@@ -183,6 +183,19 @@ def test_scalars_in_bfloat16_would_freeze_the_second_moment():
     np.testing.assert_allclose(nu, expected, rtol=1e-2)
 
 
+@pytest.mark.parametrize("make", [lambda: jopt.adamw(0.1), lambda: jopt.accumulate(jopt.lamb(0.1), 1)])
+@pytest.mark.parametrize(("of_params", "of_grads"), [("float32", "float64"), ("float64", "float32"), ("c8", "c16")])
+def test_gradients_wider_or_narrower_than_their_parameters(make, of_params, of_grads, x64):
+    params, grads = {"w": np.ones((2, 2), of_params)}, {"w": np.full((2, 2), 0.5, of_grads)}
+    tx = make()
+    state = tx.init(params)
+    updates, after = tx.update(grads, state, params)
+    assert updates["w"].dtype == of_params
+    assert types(after) == types(state)
+    same, _ = tx.update({"w": grads["w"].astype(of_params)}, state, params)
+    np.testing.assert_array_equal(updates["w"], same["w"])
+
+
 # Finite in, finite out ---------------------------------------------------------------------------
 
 

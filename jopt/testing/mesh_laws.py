@@ -54,6 +54,7 @@ def place(tree: Any, mesh: Any) -> Any:
 def _check_mesh(subject: Subject, kind: AxisType) -> None:
     mesh = make_mesh(kind)
     params, grads = place(subject.params, mesh), [place(g, mesh) for g in subject.grads]
+    _check_types_inside_a_trace(subject, params, grads[0])
     with jax.set_mesh(mesh):
         _check_types_inside_a_trace(subject, params, grads[0])
         state = subject.tx.init(params)
