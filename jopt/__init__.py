@@ -2,10 +2,10 @@
 
 Compose gradient transformations into optimizers, under optax's protocol: `init(params)` and
 `update(grads, state, params)`. Every number can be scheduled, read, set, swept by `vmap` and
-differentiated.
+differentiated. `fit` trains a model with one; `jopt.data`, `jopt.stopping` and `jopt.loggers` go with it.
 """
 
-from jopt import schedules
+from jopt import data, schedules
 from jopt.apply import apply_gradients, apply_updates
 from jopt.clip import adaptive_grad_clip, centralize, clip, clip_by_block_rms, clip_by_global_norm, zero_nans
 from jopt.explain import explain
@@ -70,6 +70,11 @@ from jopt.rules import (
     trace,
 )
 from jopt.state import State, StateMismatchError, eval_params, hyperparams, set_hyperparams, sweep_axes
+from jopt.train import loggers, stopping
+from jopt.train.checkpoint import CheckpointError, Checkpointer, load, read_meta, save
+from jopt.train.evaluate import evaluate, predict
+from jopt.train.fit import Fit, NonFiniteError, fit
+from jopt.train.losses import linen_loss, nnx_loss
 from jopt.transform import Transform, masked, rule, whole
 from jopt.wrap import (
     accumulate,

@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(words)
     try:
+        if arguments.command == "train" and arguments.resume and arguments.out and arguments.task is None:
+            arguments.config = arguments.config or arguments.out / "config.json"
         if arguments.command == "train" and arguments.config is not None:
             # The words of the file come first, so that those of the command line win.
             recorded = cli_train.words_of_config(arguments.config)
@@ -94,6 +96,25 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     train.add_argument("--epochs", type=_whole(1), metavar="N", help="(default: the task's)")
     train.add_argument("--batch-size", type=_whole(1), metavar="N", help="(default: the task's)")
+    train.add_argument("--batch-schedule", metavar="A:B", help="grow the batch from A to B examples over the run")
+    train.add_argument("--augment", action="store_true", help="the task's augmentation of training examples")
+    train.add_argument(
+        "--early-stop",
+        type=_whole(1),
+        metavar="N",
+        help="stop after N epochs without a lower validation loss, and take the parameters of the best",
+    )
+    train.add_argument(
+        "--validation",
+        type=_number(0, 1),
+        metavar="SHARE",
+        help="of the training examples, held out (default: 0.1 with --early-stop, else 0: epochs show the test set)",
+    )
+    train.add_argument("--lr-find", action="store_true", help="take the rate that a range test suggests")
+    train.add_argument("--precision", choices=("bf16", "f16"), help="compute losses in half the bits")
+    train.add_argument("--tensorboard", metavar="DIR", help="write event files there")
+    train.add_argument("--checkpoint", action="store_true", help="save every epoch in OUT/checkpoints")
+    train.add_argument("--resume", action="store_true", help="go on with the run in OUT, and save every epoch")
     train.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of parameters, batches and dropout")
     train.add_argument("--out", type=Path, metavar="DIR", help="write history.jsonl, config.json and curves.png there")
     train.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")

@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 import jopt
 from jopt import schedules
 from jopt.cli_tasks import TASKS
-from jopt.train import plots, report, run
+from jopt.cli_train import CROSS_ENTROPY
+from jopt.train import plots, report
+from jopt.train.batches import count_examples
+from jopt.train.history import History
+from jopt.train.losses import linen_loss
 
 Chain = Callable[[int], Any]  # number of steps → transform
 KERNELS = "**/kernel"
@@ -21,7 +25,7 @@ class Result(NamedTuple):
 
     task: str
     label: str
-    rows: list[run.Row]
+    history: History
     seconds: float
     parameters: int
     state_bytes: int
@@ -29,7 +33,7 @@ class Result(NamedTuple):
     @property
     def accuracy(self) -> float:
         """Test accuracy after the last epoch."""
-        return self.rows[-1]["test_accuracy"]
+        return self.history[-1]["eval_accuracy"]
 
 
 def _one_cycle(peak: float, steps: int) -> Any:
@@ -125,7 +129,7 @@ def demo(out: Path | None, quick: bool = False) -> int:
     print("" if quick else f", {len(results) - len(missed)} of them reach their target")
     if out is not None:
         panels = [
-            plots.Panel(TASKS[task].title, {r.label: r.rows for r in results if r.task == task}, TASKS[task].target)
+            plots.Panel(TASKS[task].title, {r.label: r.history for r in results if r.task == task}, TASKS[task].target)
             for task in CHAINS
         ]
         plots.comparison(panels, TITLE, SUBTITLE, out / "demo.png")
@@ -140,20 +144,26 @@ def epochs_of(task: str, quick: bool) -> int:
 
 def compare(task: str, chains: Mapping[str, Chain], epochs: int, seed: int) -> list[Result]:
     """Train one model once with each chain, from the same start on the same batches."""
-    problem = TASKS[task].problem()
-    size = TASKS[task].batch_size
-    steps = run.steps_per_epoch(problem, size) * epochs
-    print(f"\n{task}: {TASKS[task].title}, {epochs} epochs of {steps // epochs} steps", flush=True)
+    problem, size = TASKS[task].problem(), TASKS[task].batch_size
+    loss_fn = linen_loss(problem.model, CROSS_ENTROPY, metrics=("accuracy",))
+    print(f"\n{task}: {TASKS[task].title}, {epochs} epochs of {count_examples(problem.train) // size} steps", flush=True)
     results = []
     for label, chain in chains.items():
-        begin = time.perf_counter()
-        program = run.compile_epoch(chain(steps), problem, size, seed)
-        history = list(run.epochs(program, problem, epochs, seed))
-        rows, progress = [row for row, _ in history], history[-1][1]
-        seconds = time.perf_counter() - begin
-        state_bytes = run.nbytes(progress.optimizer)
-        results.append(Result(task, label, rows, seconds, run.parameters(progress.params), state_bytes))
-        print(f"  {label.ljust(30)} {results[-1].accuracy:.2%}  {seconds:.1f} s", flush=True)
+        fit = jopt.fit(
+            loss_fn,
+            None,
+            chain,
+            problem.train,
+            epochs=epochs,
+            batch_size=size,
+            key=seed,
+            eval_data=problem.test,
+            last_batch="drop",
+            progress=False,
+        )
+        sizes = report.parameters(fit.params), report.nbytes(fit.state)
+        results.append(Result(task, label, fit.history, fit.seconds, *sizes))
+        print(f"  {label.ljust(30)} {results[-1].accuracy:.2%}  {fit.seconds:.1f} s", flush=True)
     return results
 
 
@@ -165,7 +175,7 @@ def results_table(results: list[Result], judged: bool) -> str:
             r.task,
             r.label,
             f"{r.accuracy:.2%}",
-            f"{r.rows[-1]['train_loss']:.4f}",
+            f"{r.history[-1]['loss']:.4f}",
             f"{r.seconds:.1f}",
             f"{r.parameters:,}",
             f"{r.state_bytes:,}",

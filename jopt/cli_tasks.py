@@ -1,12 +1,24 @@
 """The tasks of `jopt train`: a data set, a model, and settings that work."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jopt.train import data
-from jopt.train.run import Problem, classification
+from jopt import data
 
-CHARACTERS = 64  # length of the pieces of text that the character model reads
+CHARACTERS = 64  # length of the pieces of text that the character models read
+
+
+class Problem(NamedTuple):
+    """What is learned.
+
+    Attributes:
+        model: a linen module that gives logits.
+        train, test: (inputs, integer labels), first axis examples.
+    """
+
+    model: Any
+    train: tuple[Any, Any]
+    test: tuple[Any, Any]
 
 
 class Task(NamedTuple):
@@ -19,6 +31,7 @@ class Task(NamedTuple):
         learning_rate: for adamw under a warmed-up cosine, the default chain.
         epochs, batch_size: of a default run.
         target: test accuracy that the default run reaches; 0 where there is none.
+        augment: for `--augment`, (key, batch) → batch; None where it has none.
     """
 
     title: str
@@ -28,38 +41,46 @@ class Task(NamedTuple):
     epochs: int
     batch_size: int
     target: float
+    augment: Callable[..., Any] | None = None
 
 
 def _digits_mlp() -> Problem:
     from jopt.models import MLP
 
     split = data.digits()
-    return classification(MLP((256, 128), 10, activation="gelu", dropout=0.3, batch_norm=True), split[:2], split[2:])
+    return Problem(MLP((256, 128), 10, activation="gelu", dropout=0.3, batch_norm=True), split[:2], split[2:4])
+
+
+def _images() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Digits with a channel."""
+    split = data.digits()
+    return (split.train_x[..., None], split.train_y), (split.test_x[..., None], split.test_y)
 
 
 def _digits_cnn() -> Problem:
     from jopt.models import CNN
 
-    split = data.digits()
-    model = CNN((32, 64), 10, dense=(64,), pool=(1,), dropout=0.25)
-    return classification(model, (split.train_x[..., None], split.train_y), (split.test_x[..., None], split.test_y))
+    return Problem(CNN((32, 64), 10, dense=(64,), pool=(1,), dropout=0.25), *_images())
 
 
 def _digits_rnn() -> Problem:
     from jopt.models import RNN
 
     split = data.digits()
-    return classification(RNN((64,), 10, cell="gru", dropout=0.1), split[:2], split[2:])
+    return Problem(RNN((64,), 10, cell="gru", dropout=0.1), split[:2], split[2:4])
+
+
+def _text() -> tuple[int, tuple[Any, Any], tuple[Any, Any]]:
+    """Number of symbols, and pieces of text to train and to test on."""
+    text = data.english_text()
+    return len(text.vocabulary), data.windows(text.train, CHARACTERS), data.windows(text.test, CHARACTERS)
 
 
 def _text_rnn() -> Problem:
     from jopt.models import RNN
 
-    text = data.english_text()
-    symbols = len(text.vocabulary)
-    model = RNN((128,), symbols, cell="lstm", per_step=True, vocabulary=symbols)
-    train, test = data.windows(text.train, CHARACTERS), data.windows(text.test, CHARACTERS)
-    return classification(model, train, test, measure="perplexity")
+    symbols, train, test = _text()
+    return Problem(RNN((128,), symbols, cell="lstm", per_step=True, vocabulary=symbols), train, test)
 
 
 TASKS: dict[str, Task] = {

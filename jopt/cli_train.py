@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import platform
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -16,12 +17,20 @@ import optax
 
 import jopt
 from jopt import optimizers, schedules
-from jopt.cli_tasks import TASKS, Task
-from jopt.train import plots, report, run
+from jopt.cli_tasks import TASKS, Problem, Task
+from jopt.train import plots, report, stopping
+from jopt.train.batches import count_examples
+from jopt.train.fit import Fit, NonFiniteError
+from jopt.train.loggers import JSONL, TensorBoard
+from jopt.train.losses import linen_loss
+from jopt.train.tables import cell
 from jopt.transform import Transform, make_transform
 
-FILES = ("config.json", "history.jsonl", "curves.png")
+FILES = ("config.json", "history.jsonl", "curves.png", "test.json", "lr_find.png")
+CHECKPOINTS = "checkpoints"
+VALIDATION = 0.1  # share held out for early stopping
 KERNELS = "**/kernel"
+CROSS_ENTROPY = "softmax_cross_entropy_with_integer_labels"
 
 
 class UsageError(Exception):
@@ -42,7 +51,13 @@ class Settings:
     weight_decay: float | None
     epochs: int
     batch_size: int
+    batch_schedule: str | None
     seed: int
+    augment: bool
+    early_stop: int | None
+    validation: float
+    precision: str | None
+    tensorboard: str | None
 
 
 class Shape(NamedTuple):
@@ -112,10 +127,14 @@ def settings_of(arguments: Namespace) -> Settings:
             f"--optimizer {arguments.optimizer} was given, one of {', '.join(optimizers.__all__)} was expected. "
             f"See `jopt list` for what they are."
         )
-    if arguments.learning_rate is None and arguments.optimizer != "adamw":
+    if arguments.learning_rate is not None and arguments.lr_find:
+        raise UsageError(
+            f"--learning-rate {arguments.learning_rate:g} and --lr-find were both given, one was expected. Drop one."
+        )
+    if arguments.learning_rate is None and arguments.optimizer != "adamw" and not arguments.lr_find:
         raise UsageError(
             f"--optimizer {arguments.optimizer} was given without --learning-rate; only for adamw a rate is known. "
-            f"Add for example --learning-rate 0.01."
+            f"Add for example --learning-rate 0.01, or --lr-find."
         )
     return Settings(
         task=arguments.task,
@@ -128,8 +147,26 @@ def settings_of(arguments: Namespace) -> Settings:
         weight_decay=arguments.weight_decay,
         epochs=task.epochs if arguments.epochs is None else arguments.epochs,
         batch_size=task.batch_size if arguments.batch_size is None else arguments.batch_size,
+        batch_schedule=arguments.batch_schedule,
         seed=arguments.seed,
+        augment=arguments.augment,
+        early_stop=arguments.early_stop,
+        validation=_validation(arguments.validation, arguments.early_stop),
+        precision=arguments.precision,
+        tensorboard=arguments.tensorboard,
     )
+
+
+def _validation(share: float | None, early_stop: int | None) -> float:
+    """The share held out: what stops or chooses must not be the test set."""
+    if share is None:
+        return 0.0 if early_stop is None else VALIDATION
+    if share == 0 and early_stop is not None:
+        raise UsageError(
+            "--validation 0 was given with --early-stop, a share of the training examples was expected: the test set "
+            "must not decide. Write for example --validation 0.1."
+        )
+    return share
 
 
 def rate_of(settings: Settings, steps: int) -> Any:
@@ -219,7 +256,9 @@ def words_of_config(path: Path) -> list[str]:
         if not set(settings) <= known:
             raise KeyError(f"unknown settings {sorted(set(settings) - known)}")
         words = [f"--set={word}" for word in settings.pop("set", ())]
-        return words + [f"--{k.replace('_', '-')}={v}" for k, v in settings.items() if v is not None]
+        flags = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value is True]
+        given = {name: value for name, value in settings.items() if value is not None and not isinstance(value, bool)}
+        return words + flags + [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     except OSError as error:
         raise UsageError(f"--config {path}: the file cannot be read ({error.strerror}). Check the path.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -233,91 +272,155 @@ def train(arguments: Namespace) -> int:
     """Train as the command line says; returns the exit status."""
     settings = settings_of(arguments)
     task = TASKS[settings.task]
-    out = None if arguments.out is None else _folder(arguments.out, arguments.overwrite)
+    out = None if arguments.out is None else _folder(arguments.out, arguments.overwrite, arguments.resume)
+    if arguments.resume and out is None:
+        raise UsageError("--resume was given without --out, the folder of the run was expected. Add --out DIR.")
     try:
         problem = task.problem()
-        steps = run.steps_per_epoch(problem, settings.batch_size)
-        tx, note = chain_of(settings, steps * settings.epochs)
-        shapes, _ = jax.eval_shape(problem.init, jax.random.key(0))
-        jax.eval_shape(tx.init, shapes)
+        if arguments.lr_find:
+            settings = dataclasses.replace(settings, learning_rate=_found_rate(settings, task, problem, out))
+        loss_fn = _loss_of(task, problem, settings)
+        _, note = chain_of(settings, 1)
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
-    _print_header(settings, task, problem, tx, note, run.parameters(shapes), steps)
+    _print_header(settings, task, problem, note)
     if out is not None:
-        _write_config(out, settings, tx)
-    program = run.compile_epoch(tx, problem, settings.batch_size, settings.seed)
-    rows = _train(program, problem, settings, task, out)
-    return _finish(rows, settings, task, out)
-
-
-def _train(program: run.Program, problem: run.Problem, settings: Settings, task: Task, out: Path | None) -> list:
-    rows: list[run.Row] = []
-    history = None if out is None else (out / "history.jsonl").open("w")
-    table = report.EpochTable(settings.epochs, task.measure, program.seconds)
-    with run.interruptible() as interrupted:
-        for row, _ in run.epochs(program, problem, settings.epochs, settings.seed):
-            rows.append(row)
-            table.add(row)
-            if history is not None:
-                history.write(json.dumps(report.plain(row)) + "\n")
-                history.flush()
-            if interrupted():
-                table.close()
-                print(f"stopped by Ctrl-C after epoch {row['epoch']} of {settings.epochs}")
-                break
-    table.close()
-    if history is not None:
-        history.close()
-    return rows
-
-
-def _finish(rows: list[run.Row], settings: Settings, task: Task, out: Path | None) -> int:
-    print(report.verdict(rows, task.measure))
-    if out is not None:
-        plots.curves(rows, task.measure, f"{settings.task}, {settings.optimizer}", out / "curves.png")
-        print(f"wrote {', '.join(str(out / name) for name in FILES)}")
-    if report.diverged(rows):
-        print("the loss is no longer finite: try a lower --learning-rate, or --clip 1", file=sys.stderr)
+        _write_config(out, settings)
+    try:
+        result = _fit(loss_fn, problem, settings, out, checkpoint=arguments.checkpoint or arguments.resume)
+    except NonFiniteError as error:
+        _finish(error.fit, problem, settings, task, out)
+        print(f"{error}\nTry a lower --learning-rate, or --clip 1.", file=sys.stderr)
         return 1
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+    _finish(result, problem, settings, task, out)
     return 0
 
 
-def _folder(out: Path, overwrite: bool) -> Path:
+def _loss_of(task: Task, problem: Problem, settings: Settings) -> Any:
+    augment = task.augment if settings.augment else None
+    if settings.augment and augment is None:
+        able = [name for name, task in TASKS.items() if task.augment is not None]
+        raise UsageError(
+            f"--augment was given for {settings.task}, which has no augmentation; one of {', '.join(able)} was expected. "
+            f"Drop it."
+        )
+    return linen_loss(problem.model, CROSS_ENTROPY, metrics=(task.measure,), augment=augment)
+
+
+def _found_rate(settings: Settings, task: Task, problem: Problem, out: Path | None) -> float:
+    """The rate that the range test suggests, with the whole chain around it."""
+    constant = dataclasses.replace(settings, schedule="constant", warmup=0.0)
+
+    def at(rate: Any) -> Any:
+        return chain_of(dataclasses.replace(constant, learning_rate=rate), 1)[0]
+
+    loss_fn = _loss_of(task, problem, settings)
+    size = min(settings.batch_size, count_examples(problem.train))
+    found = jopt.lr_find(loss_fn, None, at, problem.train, batch_size=size, key=settings.seed)
+    print(found)
+    if out is not None:
+        figure, _ = found.plot()
+        figure.savefig(out / "lr_find.png", dpi=150)
+    return float(found)
+
+
+def _fit(loss_fn: Any, problem: Problem, settings: Settings, out: Path | None, checkpoint: bool) -> Fit:
+    loggers: list[Any] = [] if out is None else [JSONL(out / "history.jsonl")]
+    if settings.tensorboard is not None:
+        loggers.append(TensorBoard(settings.tensorboard))
+    until = ()
+    if settings.early_stop is not None:
+        until = stopping.early_stopping("eval_loss", patience=settings.early_stop)
+    return jopt.fit(
+        loss_fn,
+        None,
+        lambda steps: chain_of(settings, steps)[0],
+        problem.train,
+        epochs=settings.epochs,
+        batch_size=batch_size_of(settings, count_examples(problem.train)),
+        key=settings.seed,
+        eval_data=None if settings.validation else problem.test,
+        validation_split=settings.validation or None,
+        last_batch="drop",
+        until=until,
+        loggers=loggers,
+        precision=settings.precision,
+        checkpoint=out / CHECKPOINTS if out is not None and checkpoint else None,
+    )
+
+
+def batch_size_of(settings: Settings, examples: int) -> Any:
+    """The number of examples of a step: a number, or one that grows evenly over the run.
+
+    Raises:
+        UsageError: `--batch-schedule` is not FIRST:LAST.
+    """
+    if settings.batch_schedule is None:
+        return settings.batch_size
+    words = settings.batch_schedule.split(":")
+    if len(words) != 2 or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise UsageError(
+            f"--batch-schedule {settings.batch_schedule} was given, FIRST:LAST examples were expected. "
+            f"Write for example 32:128."
+        )
+    first, last = map(int, words)
+    steps = max(1, settings.epochs * examples * 2 // (first + last))
+    return lambda step: first + (last - first) * min(step / steps, 1.0)
+
+
+def _finish(result: Fit, problem: Problem, settings: Settings, task: Task, out: Path | None) -> None:
+    """The verdict on the test set, which nothing before has chosen by, and the files."""
+    measured = jopt.evaluate(result.loss_fn, result.eval_params, problem.test, model_state=result.model_state)
+    best = ", parameters of the best record" if settings.early_stop is not None else ""
+    print(f"test {task.measure} {cell(task.measure, measured[task.measure])}, loss {measured['loss']:.4f}{best}")
+    if out is None:
+        return
+    (out / "test.json").write_text(json.dumps(measured) + "\n")
+    if result.history:
+        figure, _ = result.history.plot()
+        figure.suptitle(f"{settings.task}, {settings.optimizer}", x=0.01, ha="left", fontsize=15, fontweight="bold")
+        figure.savefig(out / "curves.png", dpi=150)
+    print(f"wrote {', '.join(str(out / name) for name in FILES if (out / name).exists())}")
+
+
+def _folder(out: Path, overwrite: bool, resume: bool) -> Path:
     plots.require()
-    held = [name for name in FILES if (out / name).exists()]
-    if held and not overwrite:
+    held = [name for name in (*FILES, CHECKPOINTS) if (out / name).exists()]
+    if held and not overwrite and not resume:
         raise UsageError(
             f"--out {out} was given, which holds another run ({', '.join(held)}); a new or empty folder was expected. "
-            f"Choose another, or add --overwrite."
+            f"Choose another, go on with --resume, or add --overwrite."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in held:
-            (out / name).unlink()
+        for name in held if overwrite else ():
+            shutil.rmtree(out / name) if name == CHECKPOINTS else (out / name).unlink()
     except OSError as error:
         raise UsageError(f"--out {out}: the folder cannot be written ({error.strerror}). Choose another.") from error
     return out
 
 
-def _write_config(out: Path, settings: Settings, tx: Transform) -> None:
+def _write_config(out: Path, settings: Settings) -> None:
     versions = {"jopt": jopt.__version__, "jax": jax.__version__, "optax": optax.__version__}
     config = {
         "settings": dataclasses.asdict(settings),
-        "chain": repr(tx),
         "versions": versions | {"python": platform.python_version()},
     }
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _print_header(
-    settings: Settings, task: Task, problem: run.Problem, tx: Transform, note: str, parameters: int, steps: int
-) -> None:
-    sizes = [len(jax.tree.leaves(part)[0]) for part in (problem.train, problem.test)]
-    print(f"task   {settings.task} ({task.title}), {parameters:,} parameters")
-    print(
-        f"data   {sizes[0]:,} training and {sizes[1]:,} test examples, {steps} steps of {settings.batch_size} an epoch"
-    )
-    print("chain  " + report.indented(tx))
+def _print_header(settings: Settings, task: Task, problem: Problem, note: str) -> None:
+    loss_fn = linen_loss(problem.model, CROSS_ENTROPY)
+    params, _ = jax.eval_shape(lambda: loss_fn.init(jax.random.key(0), problem.train))
+    sizes = [count_examples(part) for part in (problem.train, problem.test)]
+    print(f"task   {settings.task} ({task.title}), {report.parameters(params):,} parameters")
+    steps = max(1, round(sizes[0] * (1 - settings.validation)) // settings.batch_size)
+    print(f"data   {sizes[0]:,} training and {sizes[1]:,} test examples, {steps} steps of {settings.batch_size} an epoch")
+    if settings.validation:
+        print(f"       {settings.validation:.0%} of the training examples are held out for validation")
+    print("chain  " + report.indented(chain_of(settings, steps * settings.epochs)[0]))
     if note:
         print(f"note   {note}")
     print(flush=True)

@@ -53,8 +53,7 @@ class _Update:
     def run(self, mode: str, grads: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
         """Inside a trace the update joins it; outside it runs as one compiled call."""
         plan = self.plan
-        if not plan.takes_any_extra:
-            extra = {name: value for name, value in extra.items() if name in plan.extras}
+        extra = _known(plan, extra)
         operands = (self.numbers, grads, state, params, extra)
         leaves = jax.tree.leaves(operands)
         if plan.traced or any(isinstance(x, jax.core.Tracer) or not _is_operand(x) for x in leaves):
@@ -84,6 +83,11 @@ class Transform(optax.GradientTransformationExtraArgs):
     def plan(self) -> Plan:
         """What it runs, without its numbers: the key of compiled code."""
         return cast(_Update, self.update).plan
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers that its plan lacks, by full name: operands of compiled code."""
+        return cast(_Update, self.update).numbers
 
     def apply(self, grads: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
         """New parameters and state; `apply_gradients` calls it."""
@@ -297,6 +301,23 @@ def _init(plan: Plan, numbers: Mapping[str, Any], params: Any) -> State:
     flat, layout = flatten(params)
     check_leaves("init", flat)
     return plan.init(numbers, flat, Tree.of(flat, layout))
+
+
+def _known(plan: Plan, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    return extra if plan.takes_any_extra else {name: value for name, value in extra.items() if name in plan.extras}
+
+
+def run_planned(
+    plan: Plan, mode: str, numbers: Any, grads: Any, state: Any, params: Any, extra: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """`update` or `apply` of a transform that is given as its plan and its numbers, inside a trace.
+
+    Compiled code that is kept by plan and takes numbers as operands serves every value of them.
+
+    Args:
+        mode: "update" for (updates, state), "apply" for (params, state).
+    """
+    return _update(plan, mode, numbers, grads, state, params, _known(plan, extra))
 
 
 def _update(plan: Plan, mode: str, numbers: Any, grads: Any, state: Any, params: Any, extra: Mapping[str, Any]):

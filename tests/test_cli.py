@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jopt
-from jopt import cli, cli_about, cli_demo, cli_tasks, cli_train, optimizers, schedules
+from jopt import cli, cli_about, cli_demo, cli_tasks, cli_train, data, optimizers, schedules
 from jopt.models import MLP, RNN
-from jopt.train import data, report, run
+from jopt.train import report, run
 
 # Matplotlib 3.10 calls pyparsing by names that pyparsing 3.3 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(deprecated - use|deprecated, use):DeprecationWarning")

@@ -11,7 +11,7 @@ pytest.importorskip("sklearn")
 
 from sklearn.datasets import load_digits
 
-from jopt.train import data
+from jopt import data
 
 
 def test_digits_have_a_fixed_stratified_split():

@@ -1,1 +1,6 @@
-"""Training on the library's own data sets: `data` loads them, `run` trains, `report` and `plots` show."""
+"""Training: `fit` and what goes with it.
+
+`fit` resolves arguments, `loop` runs chunks, `program` compiles them out of `step`; `batches` and `streams` feed
+them; `objective` and `losses` are what is minimised; `history`, `stopping`, `loggers` and `progress` (with
+`status` and `screens`) say how it goes; `checkpoint` and `resume` keep it.
+"""

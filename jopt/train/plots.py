@@ -1,6 +1,5 @@
 """Pictures of training runs, with matplotlib's Agg canvas (no window, no global state)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +37,7 @@ class Panel(NamedTuple):
 
     Attributes:
         title: above the panel.
-        runs: chain's label → rows of its epochs.
+        runs: chain's label → its history.
         target: test accuracy to reach.
     """
 
@@ -62,45 +61,6 @@ def require() -> Any:
             'Install it with: pip install "jopt[plot]"'
         ) from error
     return matplotlib
-
-
-def curves(rows: Sequence[Row], measure: str, title: str, path: Path) -> None:
-    """Save the curves of one run: losses, the test's measure, and the learning rate.
-
-    Args:
-        rows: of the epochs, as `run.epochs` yields them.
-        measure: "accuracy" or "perplexity".
-        title: above the picture.
-        path: of the PNG.
-    """
-    matplotlib = require()
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(14, 4.6), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1))
-        losses, measured, rate = figure.subplots(1, 3)
-        x = [row["epoch"] for row in rows]
-        for name, colour in (("train", COLOURS[1]), ("test", COLOURS[0])):
-            losses.plot(x, [row[f"{name}_loss"] for row in rows], color=colour, label=name, **_dots(x))
-        values = [row[name] for row in rows for name in ("train_loss", "test_loss") if math.isfinite(row[name])]
-        wide = bool(values) and max(values) > 20 * min(values) > 0
-        losses.set(title="Loss", yscale="log" if wide else "linear")
-        losses.legend(frameon=False)
-        measured.plot(x, [row[f"test_{measure}"] for row in rows], color=COLOURS[0], **_dots(x))
-        measured.set_title(f"Test {measure}")
-        if measure == "accuracy":
-            measured.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-        if rows[0]["learning_rate"] is not None:
-            rate.plot(x, [row["learning_rate"] for row in rows], color=COLOURS[2], **_dots(x))
-        rate.set_title("Learning rate")
-        rate.set_ylim(bottom=0)
-        rate.yaxis.set_major_formatter("{x:.3g}")
-        for axes in (losses, measured, rate):
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
-        figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
-        figure.savefig(path, dpi=150)
 
 
 def comparison(panels: Sequence[Panel], title: str, subtitle: str, path: Path) -> None:
@@ -141,15 +101,15 @@ def comparison(panels: Sequence[Panel], title: str, subtitle: str, path: Path) -
 def _losses(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     for label, rows in panel.runs.items():
         x = [row["epoch"] for row in rows]
-        axes.plot(x, [row["train_loss"] for row in rows], color=colours[label], **_dots(x))
+        axes.plot(x, [row["loss"] for row in rows], color=colours[label], **_dots(x))
     axes.set(title=panel.title, yscale="log")
     axes.tick_params(labelbottom=False)
 
 
 def _errors(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     for label, rows in panel.runs.items():
-        errors = [max(1 - row["test_accuracy"], LEAST_ERROR) for row in rows]
-        name = f"{label}:  {rows[-1]['test_accuracy']:.1%} right"
+        errors = [max(1 - row["eval_accuracy"], LEAST_ERROR) for row in rows]
+        name = f"{label}:  {rows[-1]['eval_accuracy']:.1%} right"
         axes.plot([row["epoch"] for row in rows], errors, color=colours[label], label=name, **_dots(rows))
     epochs = max(len(rows) for rows in panel.runs.values())
     steps = 5 if epochs <= 20 else 10

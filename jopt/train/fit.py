@@ -1,0 +1,451 @@
+"""`fit`: from arrays, a model and a transform to trained parameters."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopt.state import eval_params
+from jopt.train import resume as resume_
+from jopt.train.batches import ArrayFeed, BatchSize, count_examples
+from jopt.train.evaluate import eval_feed, is_stream, needs_eval_fn
+from jopt.train.fragile import Fragile, name_of
+from jopt.train.history import History
+from jopt.train.loggers import as_logger
+from jopt.train.loop import FINISHED, Loop, Plan, copy, finite_budget
+from jopt.train.losses import as_loss
+from jopt.train.objective import objective
+from jopt.train.progress import make_progress
+from jopt.train.signals import Requests, requests
+from jopt.train.step import Optimizer, is_transform, start as start_
+from jopt.train.streams import StreamFeed
+from jopt.transform import Transform, as_transform
+
+POWERS = {None: 0.0, "linear": 1.0, "sqrt": 0.5}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Fit:
+    """What training gives back.
+
+    Attributes:
+        params: trained parameters; with `early_stopping(restore_best=True)` the best ones.
+        state: of the optimizer, beside `params`.
+        model_state: of the model, such as batch statistics; None without one.
+        history: a row for every record.
+        eval_params: the parameters to evaluate with: averaged ones where the transform keeps them.
+        stopped_because: why training ended.
+        step, epoch: done.
+        seconds: it took, and `compile_seconds` of them until the first program was compiled.
+        skipped: steps that were not finite and changed nothing.
+        steps_per_call: what "auto" came to.
+        loss_fn: the loss or adapter.
+        tx: the transform.
+        resumable: what `fit(start=...)` goes on from.
+    """
+
+    params: Any
+    state: Any
+    model_state: Any
+    history: History
+    eval_params: Any
+    stopped_because: str
+    step: int
+    epoch: float
+    seconds: float
+    compile_seconds: float
+    skipped: int
+    steps_per_call: int
+    loss_fn: Any
+    tx: Transform
+    resumable: Any
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were done."""
+        return self.stopped_because == FINISHED
+
+    def model(self, *, average: bool = True) -> Any:
+        """The Flax model with the trained arrays: a new nnx module, or a bound linen module.
+
+        Args:
+            average: take `eval_params`, not `params`.
+
+        Raises:
+            TypeError: training was by a plain loss function, which has no model.
+        """
+        if not hasattr(self.loss_fn, "rebuild"):
+            raise TypeError(
+                f"Fit.model: training was by the function {name_of(self.loss_fn)!r}, a Flax model or its adapter was "
+                f"expected. Call fit(model, ..., loss=...), or put fit.params into your model."
+            )
+        return self.loss_fn.rebuild(self.eval_params if average else self.params, self.model_state)
+
+    def __repr__(self) -> str:
+        last = {name: x for name, x in (self.history[-1] if self.history else {}).items() if "/" not in name}
+        shown = ", ".join(f"{name}={x:.4g}" for name, x in last.items() if name not in ("step", "epoch", "seconds"))
+        return f"<Fit: step {self.step}, epoch {self.epoch:.4g}, {self.seconds:.1f} s; {self.stopped_because}; {shown}>"
+
+
+class NonFiniteError(ArithmeticError):
+    """Too many steps in a row were not finite.
+
+    Attributes:
+        fit: the result up to there; its parameters are the last good ones.
+    """
+
+    fit: Fit
+
+
+def fit(
+    loss_fn: Any,
+    params: Any,
+    tx: Any,
+    data: Any,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: Any = 32,
+    key: Any = 0,
+    loss: Any = None,
+    metrics: Sequence[Any] = (),
+    eval_data: Any = None,
+    validation_split: float | None = None,
+    eval_fn: Callable[..., Any] | None = None,
+    eval_every: int | str = "epoch",
+    eval_batch_size: int = 256,
+    log_every: int | None = None,
+    model_state: Any = None,
+    model_state_reset: str | None = None,
+    shuffle: Any = True,
+    last_batch: str = "keep",
+    accumulate: int | None = None,
+    micro_batch_size: int | None = None,
+    scale_learning_rate: str | None = None,
+    until: Any = (),
+    max_seconds: float | None = None,
+    callbacks: Any = (),
+    loggers: Any = (),
+    checkpoint: Any = None,
+    resume: str | bool = "auto",
+    hyperparams: str | None = None,
+    start: Fit | None = None,
+    precision: str | None = None,
+    max_nonfinite: int | None = 5,
+    progress: Any = True,
+    steps_per_call: int | str = "auto",
+    fast_dev_run: bool = False,
+    overfit: int | None = None,
+) -> Fit:
+    """Train, and return the last good parameters whatever ends it.
+
+    The caller's arrays are never changed nor given away. Ctrl-C, SIGTERM and a time budget end training after
+    the present chunk; a second Ctrl-C interrupts at once. Steps, schedules and the history count optimizer
+    steps. On CPU the result has the same bits for every `steps_per_call`, and for a run that was stopped and
+    resumed.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch[, key])`` → loss or (loss, metrics); with `model_state`
+            ``loss_fn(params, model_state, batch[, key])`` → (loss, (model_state, metrics)); an adapter
+            (`linen_loss`, `nnx_loss`); or a Flax model, with `loss`. Metrics are a dictionary of scalars, or of
+            objects with merge and compute; one named ``weight`` weighs its batch in all means. No key is made
+            unless the loss takes one.
+        params: to start from. None: those of the Flax model, initialised by `key` (linen) or as they are (nnx).
+        tx: a jopt or optax transform, or a function of the total number of steps that makes one.
+        data: a tree of arrays with the examples on their first axis, kept and shuffled on the device; or an
+            iterable of batches: a list or loader, iterated anew every epoch, an iterator, or a function of the
+            epoch, prefetched by a thread.
+        epochs, steps: how long, counted from the very beginning; exactly one of them.
+        batch_size: examples of a step: a number, a schedule of the step, or a range (low, high) to draw from;
+            sizes of the last two are rounded to few shapes. For arrays only.
+        key: seed or key of shuffles, losses and initial parameters.
+        loss, metrics: for a Flax model, as in `linen_loss`.
+        eval_data: like `data`, in its own order.
+        validation_split: share of `data`, drawn by `key`, to evaluate on instead, in (0, 1).
+        eval_fn: what the loss takes but the key, for evaluation. None: the adapter's own, or a loss without key.
+        eval_every: "epoch", or a number of steps; the last step is always evaluated.
+        eval_batch_size: examples of an evaluation at once.
+        log_every: also make a row of the history every so many steps.
+        model_state: what the model itself updates, such as batch statistics or a recurrent carry.
+        model_state_reset: "epoch" begins every epoch with the first model state.
+        shuffle: True, False, or (key, examples) → indices of an epoch.
+        last_batch: "keep" runs a batch that is not full at its own shape, with its own mean; "drop" leaves it out.
+        accumulate: split every batch into so many micro-batches; the optimizer runs once.
+        micro_batch_size: accumulate micro-batches of so many examples, however many a batch has: one program
+            for all sizes.
+        scale_learning_rate: "linear" or "sqrt" scales updates with the size of the batch over that of step 0.
+        until: rules of the history (`jopt.stopping`), or functions of it, that may end training.
+        max_seconds: time budget; what a resumed run took before counts.
+        callbacks: functions of a `Moment`, called after each record.
+        loggers: objects with ``log(row, step)``, or functions (row, step).
+        checkpoint: a folder or a `Checkpointer`.
+        resume: "auto" goes on from the newest valid checkpoint, True demands one, False demands none.
+        hyperparams: "state" or "transform" where both the script and `set_hyperparams` changed a number.
+        start: a `Fit` to go on from; `params` is then not used.
+        precision: "bf16" or "f16" computes losses in it (parameters stay as they are), the latter with a dynamic
+            scale of the loss.
+        max_nonfinite: a step whose loss or gradient is not finite changes nothing; so many in a row raise. None:
+            no guard.
+        progress: True for a display that suits the output, False for none; see `jopt.train.progress`.
+        steps_per_call: optimizer steps of one compiled call, or "auto".
+        fast_dev_run: one step and one batch of evaluation, without checkpoints.
+        overfit: train and evaluate on the first so many batches.
+
+    Raises:
+        NonFiniteError: see `max_nonfinite`; it holds the result.
+        TypeError, ValueError: arguments that cannot work.
+    """
+    if (epochs is None) == (steps is None) and not fast_dev_run:
+        raise TypeError(
+            f"fit: epochs={epochs!r} and steps={steps!r} were given, exactly one of them was expected. "
+            f"Pass for example epochs=10."
+        )
+    key = _key(key)
+    loss_fn = as_loss(loss_fn, loss, metrics)
+    stateful = model_state is not None or hasattr(loss_fn, "rebuild")
+    if fast_dev_run:
+        epochs, steps, overfit, checkpoint = None, 1, 1, None
+    size = _batch_size(batch_size, accumulate, micro_batch_size, key)
+    feed, evaluation = _feeds(
+        data, size, eval_data, validation_split, eval_batch_size, shuffle, last_batch, key, overfit, accumulate
+    )
+    try:
+        total = steps if steps is not None else feed.total(_whole("epochs", epochs))
+        tx = _transform(tx, total)
+        params, model_state = _model(loss_fn, params, model_state, start, feed, key)
+        of = objective(loss_fn, eval_fn, stateful=stateful, precision=precision)
+        if evaluation is not None and of.eval_fn is None:
+            raise needs_eval_fn("fit", loss_fn)
+        optimizer, numbers = Optimizer.of(tx)
+        plan = Plan(
+            objective=of,
+            optimizer=optimizer,
+            numbers=numbers,
+            key=jax.random.fold_in(key, 1),
+            total=total,
+            epochs=epochs,
+            alarm=None if max_nonfinite is None else _whole("max_nonfinite", max_nonfinite),
+            accumulates=accumulate is not None or micro_batch_size is not None,
+            base_size=None if scale_learning_rate is None else size(0),
+            power=_choice("scale_learning_rate", scale_learning_rate, POWERS),
+            eval_every=None if eval_every == "epoch" else _whole("eval_every", eval_every),
+            log_every=None if log_every is None else _whole("log_every", log_every),
+            reset=_choice("model_state_reset", model_state_reset, {None: None, "epoch": model_state}),
+            seconds=finite_budget(max_seconds, _listed(until)),
+            steps_per_call=None if steps_per_call == "auto" else _whole("steps_per_call", steps_per_call),
+            until=_listed(until),
+            callbacks=tuple(Fragile(f"the callback {name_of(c)!r}", c) for c in _listed(callbacks)),
+            loggers=tuple(map(as_logger, _listed(loggers))),
+        )
+        with resume_.session(checkpoint) as checkpoints:
+            params, model_state = copy((params, model_state if stateful else {}))
+            carry = start_(params, copy(tx.init(params)), model_state, of, feed.batch())
+            loop = Loop(plan, carry, feed, evaluation, make_progress(progress), checkpoints, tx)
+            if start is not None:
+                resume_.go_on(loop, start)
+            elif checkpoints is not None:
+                resume_.load(loop, resume, hyperparams)
+            return _run(loop, loss_fn, stateful)
+    finally:
+        feed.close()
+        if evaluation is not None:
+            evaluation.close()
+
+
+def _run(loop: Loop, loss_fn: Any, stateful: bool) -> Fit:
+    """Train until something ends it; the result is made even then."""
+    plan, epochs = loop.plan, loop.plan.epochs
+    config = {"step": loop.step, "total": plan.total, "epochs": epochs, "tx": repr(loop.tx)} | loop.live()
+    for logger in plan.loggers:
+        logger.start(config)
+    loop.progress.start(plan.total, loop.step, epochs, "")
+    interrupt: KeyboardInterrupt | None = None
+    with requests() as asked:
+        why, interrupt = _guarded(loop, asked)
+        result = None
+        while result is None:
+            try:
+                result = _finish(loop, why, loss_fn, stateful)
+            except KeyboardInterrupt as again:  # what was trained is not lost to impatience
+                interrupt = again
+    if loop.alarmed:
+        error = NonFiniteError(
+            f"fit: {why}; finite losses and gradients were expected. The parameters of error.fit are the last good "
+            f"ones. Lower the learning rate, clip gradients, or look at the data of these steps."
+        )
+        error.fit = result
+        raise error
+    if interrupt is not None and asked.reason is not None:  # a second Ctrl-C
+        interrupt.fit = result  # type: ignore[attr-defined]
+        raise interrupt
+    return result
+
+
+def _guarded(loop: Loop, asked: Requests) -> tuple[str, KeyboardInterrupt | None]:
+    try:
+        return loop.run(asked), None
+    except KeyboardInterrupt as interrupt:
+        return "interrupted by Ctrl-C", interrupt
+
+
+def _finish(loop: Loop, why: str, loss_fn: Any, stateful: bool) -> Fit:
+    """Save, close what is open, and gather the result."""
+    loop.settle()
+    loop.checkpoint()
+    best, carry = loop.best, loop.carry
+    chosen = carry if best is None else best
+    params, state = chosen.params, chosen.state
+    result = Fit(
+        params=params,
+        state=state,
+        model_state=chosen.model_state if stateful else None,
+        history=loop.history,
+        eval_params=eval_params(state, params),
+        stopped_because=why,
+        step=loop.step,
+        epoch=loop.epochs_done(),
+        seconds=loop.seconds,
+        compile_seconds=loop.compile_seconds,
+        skipped=loop.bad[0],
+        steps_per_call=loop.pace.steps,
+        loss_fn=loss_fn,
+        tx=loop.tx,
+        resumable=resume_.Resumable(carry, best, loop.plan.key, loop.feed.position()),
+    )
+    for logger in loop.plan.loggers:
+        logger.close()
+    loop.progress.close(f"{why} (step {loop.step}, {loop.seconds:.1f} s)")
+    return result
+
+
+# Arguments ---------------------------------------------------------------------------------------
+
+
+def _key(key: Any) -> jax.Array:
+    if isinstance(key, int | np.integer):
+        return jax.random.key(key)
+    key = jnp.asarray(key)
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"fit: {name}={value!r} was given, a whole number of at least 1 was expected. Pass one.")
+    return int(value)
+
+
+def _choice(name: str, value: Any, choices: dict[Any, Any]) -> Any:
+    if value not in choices:
+        raise ValueError(f"fit: {name}={value!r} was given, one of {list(choices)} was expected. Choose one.")
+    return choices[value]
+
+
+def _listed(given: Any) -> tuple[Any, ...]:
+    """One thing or several as a tuple."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, tuple | list) else (given,)
+
+
+def _batch_size(batch_size: Any, accumulate: int | None, micro: int | None, key: Any) -> BatchSize:
+    if accumulate is not None and micro is not None:
+        raise TypeError(
+            f"fit: accumulate={accumulate!r} and micro_batch_size={micro!r} were given, one of them was expected. "
+            f"Pass accumulate for a fixed number of micro-batches, micro_batch_size for a fixed size."
+        )
+    seed = int(np.asarray(jax.random.key_data(key)).ravel()[-1])
+    of = tuple(batch_size) if isinstance(batch_size, list) else batch_size
+    if accumulate is not None:
+        if not isinstance(of, int | np.integer):
+            raise TypeError(
+                f"fit: accumulate={accumulate!r} was given with batch_size={batch_size!r}, a batch size that is a number "
+                f"was expected. Pass micro_batch_size instead: it goes with any batch size."
+            )
+        micro = -(-int(of) // _whole("accumulate", accumulate))
+    return BatchSize(of, None if micro is None else _whole("micro_batch_size", micro), seed)
+
+
+def _feeds(
+    data: Any,
+    size: BatchSize,
+    eval_data: Any,
+    share: float | None,
+    eval_batch_size: int,
+    shuffle: Any,
+    last_batch: str,
+    key: Any,
+    overfit: int | None,
+    accumulate: int | None,
+) -> tuple[ArrayFeed | StreamFeed, ArrayFeed | StreamFeed | None]:
+    """The data to train on and to evaluate on."""
+    _choice("last_batch", last_batch, {"keep": None, "drop": None})
+    if share is not None:
+        data, eval_data = _split(data, eval_data, share, key)
+    if hasattr(eval_data, "__next__"):
+        eval_data = list(eval_data)  # it is read again and again
+    if is_stream(data):
+        if overfit is not None:
+            data = list(itertools.islice(iter(data(0) if callable(data) else data), overfit))
+            eval_data = data if eval_data is not None else None
+        if size.micro is not None and accumulate is None:
+            raise TypeError(
+                f"fit: micro_batch_size={size.micro} was given with an iterable of batches, whose sizes are its own; "
+                f"accumulate was expected. Pass accumulate=k to split each batch into k."
+            )
+        feed: ArrayFeed | StreamFeed = StreamFeed(data, micro=accumulate or 1)
+    else:
+        feed = ArrayFeed(data, size, shuffle, last_batch, jax.random.fold_in(key, 0), limit=overfit)
+        if overfit is not None and eval_data is not None:
+            first = sum(s.count * s.size for s in feed.segments)
+            eval_data = jax.tree.map(lambda a: a[:first], data)
+    return feed, None if eval_data is None else eval_feed(eval_data, eval_batch_size)
+
+
+def _split(data: Any, eval_data: Any, share: float, key: Any) -> tuple[Any, Any]:
+    """Some examples, drawn by key, for evaluation."""
+    if eval_data is not None or is_stream(data) or not 0 < share < 1:
+        raise ValueError(
+            f"fit: validation_split={share!r} was given {'beside eval_data' if eval_data is not None else ''}, a share in "
+            f"(0, 1) of data that are arrays was expected. Pass for example validation_split=0.1, or eval_data alone."
+        )
+    examples = count_examples(data)
+    held = round(examples * share)
+    if not 0 < held < examples:
+        raise ValueError(
+            f"fit: validation_split={share!r} of {examples} examples leaves a part empty, at least one example in each "
+            f"was expected. Choose another share."
+        )
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 3), examples))
+    return (jax.tree.map(lambda a: jnp.asarray(a)[np.sort(part)], data) for part in (order[held:], order[:held]))  # type: ignore[return-value]
+
+
+def _transform(tx: Any, total: int | None) -> Transform:
+    if is_transform(tx) or not callable(tx):
+        return as_transform(tx, "fit")
+    if total is None:
+        raise TypeError(
+            "fit: tx is a function of the number of steps, which is not known for this data; steps= was expected. "
+            "Pass steps=, or data with a length."
+        )
+    return as_transform(tx(total), "fit")
+
+
+def _model(loss_fn: Any, params: Any, model_state: Any, start: Fit | None, feed: Any, key: Any) -> tuple[Any, Any]:
+    """The parameters and the model's state to begin with."""
+    if start is not None:
+        return start.params, start.model_state
+    if hasattr(loss_fn, "init") and (params is None or model_state is None):
+        fresh, state = loss_fn.init(jax.random.fold_in(key, 2), feed.sample())
+        return fresh if params is None else params, state if model_state is None else model_state
+    if params is None:
+        raise TypeError(
+            f"fit: params=None was given with the loss function {name_of(loss_fn)!r}, parameters were expected. Pass "
+            f"them; only a Flax model or its adapter makes its own."
+        )
+    return params, model_state
+
+
