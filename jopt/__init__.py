@@ -71,10 +71,11 @@ from jopt.rules import (
 )
 from jopt.state import State, StateMismatchError, eval_params, hyperparams, set_hyperparams, sweep_axes
 from jopt.train import loggers, stopping
-from jopt.train.checkpoint import CheckpointError, Checkpointer, load, read_meta, save
+from jopt.train.checkpoint import Checkpointer, CheckpointError, load, read_meta, save
 from jopt.train.evaluate import evaluate, predict
 from jopt.train.fit import Fit, NonFiniteError, fit
 from jopt.train.losses import linen_loss, nnx_loss
+from jopt.train.lr_find import LRFind, lr_find
 from jopt.transform import Transform, masked, rule, whole
 from jopt.wrap import (
     accumulate,

@@ -146,7 +146,9 @@ def compare(task: str, chains: Mapping[str, Chain], epochs: int, seed: int) -> l
     """Train one model once with each chain, from the same start on the same batches."""
     problem, size = TASKS[task].problem(), TASKS[task].batch_size
     loss_fn = linen_loss(problem.model, CROSS_ENTROPY, metrics=("accuracy",))
-    print(f"\n{task}: {TASKS[task].title}, {epochs} epochs of {count_examples(problem.train) // size} steps", flush=True)
+    print(
+        f"\n{task}: {TASKS[task].title}, {epochs} epochs of {count_examples(problem.train) // size} steps", flush=True
+    )
     results = []
     for label, chain in chains.items():
         fit = jopt.fit(

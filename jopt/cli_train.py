@@ -303,8 +303,8 @@ def _loss_of(task: Task, problem: Problem, settings: Settings) -> Any:
     if settings.augment and augment is None:
         able = [name for name, task in TASKS.items() if task.augment is not None]
         raise UsageError(
-            f"--augment was given for {settings.task}, which has no augmentation; one of {', '.join(able)} was expected. "
-            f"Drop it."
+            f"--augment was given for {settings.task}, which has no augmentation; one of {', '.join(able)} was "
+            f"expected. Drop it."
         )
     return linen_loss(problem.model, CROSS_ENTROPY, metrics=(task.measure,), augment=augment)
 
@@ -417,7 +417,9 @@ def _print_header(settings: Settings, task: Task, problem: Problem, note: str) -
     sizes = [count_examples(part) for part in (problem.train, problem.test)]
     print(f"task   {settings.task} ({task.title}), {report.parameters(params):,} parameters")
     steps = max(1, round(sizes[0] * (1 - settings.validation)) // settings.batch_size)
-    print(f"data   {sizes[0]:,} training and {sizes[1]:,} test examples, {steps} steps of {settings.batch_size} an epoch")
+    print(
+        f"data   {sizes[0]:,} training and {sizes[1]:,} test examples, {steps} steps of {settings.batch_size} an epoch"
+    )
     if settings.validation:
         print(f"       {settings.validation:.0%} of the training examples are held out for validation")
     print("chain  " + report.indented(chain_of(settings, steps * settings.epochs)[0]))

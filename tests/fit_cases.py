@@ -90,7 +90,7 @@ def nnx_model() -> Any:
 
 @functools.cache
 def case(name: str) -> Case:
-    """"plain", "linen" with batch norm and dropout, "nnx" with both, "cnn", "gru"."""
+    """ "plain", "linen" with batch norm and dropout, "nnx" with both, "cnn", "gru"."""
     if name == "plain":
         return Case(noisy_loss, plain_params(), IMAGES)
     if name == "linen":

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -23,7 +22,7 @@ import numpy as np
 import jopt
 from jopt import cli, cli_about, cli_demo, cli_tasks, cli_train, data, optimizers, schedules
 from jopt.models import MLP, RNN
-from jopt.train import report, run
+from jopt.train import loggers
 
 # Matplotlib 3.10 calls pyparsing by names that pyparsing 3.3 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(deprecated - use|deprecated, use):DeprecationWarning")
@@ -41,12 +40,11 @@ def small_models():
     split, text = data.digits(), data.english_text()
 
     def digits():
-        return run.classification(MLP((16,), 10, dropout=0.1), split[:2], split[2:])
+        return cli_tasks.Problem(MLP((16,), 10, dropout=0.1), split[:2], split[2:4])
 
     def characters():
         model = RNN((8,), len(text.vocabulary), cell="simple", per_step=True, vocabulary=len(text.vocabulary))
-        parts = (data.windows(ids[:4000], 20) for ids in (text.train, text.test))
-        return run.classification(model, *parts, measure="perplexity")
+        return cli_tasks.Problem(model, *(data.windows(ids[:4000], 20) for ids in (text.train, text.test)))
 
     with pytest.MonkeyPatch.context() as patch:
         for name, problem in (("digits-mlp", digits), ("text-rnn", characters)):
@@ -85,16 +83,17 @@ def settings(**changes):
     return cli_train.settings_of(argparse.Namespace(**vars(arguments) | changes))
 
 
-def test_train_prints_a_table_and_writes_three_files(finished):
+def test_train_prints_a_line_an_epoch_and_writes_its_files(finished):
     folder, out = finished
     assert "scale_by_stddev(" in out
-    assert len(re.findall(r"^ +[12] .*%", out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^epoch [12]/2 .*%", out, re.MULTILINE)) == 2
     assert "\r" not in out
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "curves.png", "history.jsonl"]
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "curves.png", "history.jsonl", "test.json"]
     rows = history(folder)
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert list(rows[0]) == ["epoch", "train_loss", "test_loss", "test_accuracy", "learning_rate", "seconds"]
-    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+    assert {"step", "loss", "accuracy", "eval_loss", "eval_accuracy", "learning_rate"} <= rows[0].keys()
+    assert rows[1]["loss"] < rows[0]["loss"]
+    assert json.loads((folder / "test.json").read_text())["accuracy"] == pytest.approx(rows[-1]["eval_accuracy"])
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -111,8 +110,8 @@ def test_words_win_over_the_config_and_no_out_writes_nothing(finished, tmp_path,
     assert cli.main(["train", "--config", str(folder / "config.json"), "--seed", "4", "--epochs", "1"]) == 0
     assert list(tmp_path.iterdir()) == []
     out = capsys.readouterr().out
-    assert "after epoch 1;" in out
-    assert out.splitlines()[-2].split()[1] != first.split("  1   ")[1].split()[0]  # another loss in epoch 1
+    first_loss, again = (re.search(r"epoch 1/\d .*?  loss (\S+)", text)[1] for text in (first, out))
+    assert first_loss != again
 
 
 def test_the_character_model_reports_perplexity(tmp_path, capsys):
@@ -120,8 +119,8 @@ def test_the_character_model_reports_perplexity(tmp_path, capsys):
     assert cli.main([*words, "--out", str(tmp_path / "text")]) == 0
     assert "test perplexity" in capsys.readouterr().out
     rows = history(tmp_path / "text")
-    assert rows[1]["test_perplexity"] == pytest.approx(np.exp(rows[1]["test_loss"]), rel=1e-5)
-    assert rows[1]["test_perplexity"] < rows[0]["test_perplexity"]
+    assert rows[1]["eval_perplexity"] == pytest.approx(np.exp(rows[1]["eval_loss"]), rel=1e-5)
+    assert rows[1]["eval_perplexity"] < rows[0]["eval_perplexity"]
 
 
 def test_a_folder_with_another_run_is_kept_unless_told(tmp_path, capsys):
@@ -131,7 +130,7 @@ def test_a_folder_with_another_run_is_kept_unless_told(tmp_path, capsys):
     assert "history.jsonl" in message
     assert "--overwrite" in message
     assert (tmp_path / "history.jsonl").read_text() == "precious"
-    assert cli_train._folder(tmp_path, overwrite=True) == tmp_path
+    assert cli_train._folder(tmp_path, overwrite=True, resume=False) == tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -140,40 +139,60 @@ def test_an_out_that_cannot_be_a_folder_is_named(tmp_path, capsys):
     assert "cannot be written" in refused(capsys, *SHORT, "--out", str(tmp_path / "file"))
 
 
-def test_ctrl_c_ends_after_the_epoch_with_files_written(tmp_path, capsys, monkeypatch):
-    add = report.EpochTable.add
-
-    def add_and_interrupt(table, row):
-        add(table, row)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(report.EpochTable, "add", add_and_interrupt)
-    before = signal.getsignal(signal.SIGINT)
-    assert cli.main([*SHORT, "--epochs", "5", "--out", str(tmp_path / "run")]) == 0
-    assert "stopped by Ctrl-C after epoch 1 of 5" in capsys.readouterr().out
-    assert len(history(tmp_path / "run")) == 1
-    assert (tmp_path / "run" / "curves.png").exists()
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_second_ctrl_c_interrupts_at_once(request):
+def test_ctrl_c_ends_after_the_chunk_with_files_written(tmp_path, capsys, monkeypatch, request):
     # A job started in the background inherits an ignored SIGINT; a terminal's does not.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
-    with run.interruptible() as interrupted:
+    log = loggers.JSONL.log
+
+    def log_and_interrupt(self, values, step):
+        log(self, values, step)
         signal.raise_signal(signal.SIGINT)
-        assert interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loggers.JSONL, "log", log_and_interrupt)
+    assert cli.main([*SHORT, "--epochs", "5", "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "interrupted by Ctrl-C" in out
+    assert "test accuracy" in out
+    assert len(history(tmp_path / "run")) == 1
+    assert (tmp_path / "run" / "curves.png").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_is_resumed_where_its_checkpoint_is(tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    steady = [*SHORT, "--schedule", "constant"]
+    assert cli.main([*steady, "--out", str(whole), "--epochs", "4"]) == 0
+    assert cli.main([*steady, "--out", str(parts), "--checkpoint"]) == 0
+    assert cli.main(["train", "--resume", "--out", str(parts), "--epochs", "4"]) == 0
+    assert "resumed at step" in capsys.readouterr().out
+    assert without_seconds(history(parts)) == without_seconds(history(whole))
+    assert (parts / "test.json").read_text() == (whole / "test.json").read_text()
+
+
+def test_early_stopping_holds_out_training_examples_not_the_test_set(tmp_path, capsys):
+    words = ["--epochs", "60", "--early-stop", "2", "--optimizer", "sgd", "--learning-rate", "0.0"]
+    assert cli.main([*SHORT, *words, "--batch-schedule", "64:256", "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "10% of the training examples are held out" in out
+    assert len(history(tmp_path / "run")) == 3  # a rate of 0 never improves on the first
+    assert "parameters of the best record" in out
+
+
+def test_lr_find_puts_its_rate_into_the_config(tmp_path, capsys):
+    assert cli.main([*SHORT, "--lr-find", "--out", str(tmp_path / "run")]) == 0
+    rate = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["learning_rate"]
+    assert 1e-5 < rate < 1
+    assert (tmp_path / "run" / "lr_find.png").exists()
 
 
 def test_a_run_that_diverges_stops_and_says_so(tmp_path, capsys):
     words = ["--optimizer", "sgd", "--learning-rate", "1e30", "--schedule", "constant", "--epochs", "9"]
     assert cli.main([*SHORT, *words, "--out", str(tmp_path / "run")]) == 1
-    assert "no longer finite" in capsys.readouterr().err
-    rows = history(tmp_path / "run")
-    assert len(rows) < 9
-    assert rows[-1]["train_loss"] is None
+    message = capsys.readouterr().err
+    assert "steps in a row were not finite" in message
+    assert "--clip 1" in message
+    assert len(history(tmp_path / "run")) < 9
 
 
 @pytest.mark.parametrize(
@@ -277,37 +296,6 @@ def test_the_default_chain_of_a_short_run_is_defined():
             cli_train.chain_of(settings(schedule=name), steps)
 
 
-class Terminal:
-    """A stream that says it is a terminal."""
-
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
-
-    def isatty(self):
-        return True
-
-
-def test_in_a_terminal_one_line_of_progress_is_rewritten():
-    stream = Terminal()
-    table = report.EpochTable(2, "accuracy", 1.5, stream)
-    row = {"train_loss": 1.0, "test_loss": 2.0, "test_accuracy": 0.5, "learning_rate": None, "seconds": 3.0}
-    table.add({"epoch": 1} | row)
-    table.add({"epoch": 2} | row)
-    table.close()
-    assert "epoch 1 of 2" in stream.text
-    assert "epoch 2 of 2  about 3 s left" in stream.text
-    # What a terminal shows in the end: of each line, what follows the last erasure.
-    shown = [line.split("\r\x1b[K")[-1] for line in stream.text.split("\n")]
-    assert [len(line) for line in shown[1:4]] == [len(shown[1])] * 3
-    assert shown[-1] == ""
-
-
 def test_list_shows_every_name_with_a_line(capsys):
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -368,7 +356,7 @@ def test_the_demo_has_three_chains_for_each_digit_task():
 def test_the_default_chain_reaches_the_target(task, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(cli_tasks.TASKS, task, TASKS[task])
     assert cli.main(["train", "--task", task, "--out", str(tmp_path / task)]) == 0
-    assert history(tmp_path / task)[-1]["test_accuracy"] >= cli_tasks.TASKS[task].target
+    assert history(tmp_path / task)[-1]["eval_accuracy"] >= cli_tasks.TASKS[task].target
 
 
 def test_python_m_jopt_is_the_command():

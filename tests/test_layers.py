@@ -15,9 +15,9 @@ LAYERS = (
     ("rule", "state", "kernel", "engine", "update", "transform"),
     ("schedules", "clip", "regularize", "plateau", "rules"),
     ("partition", "wrap"),
-    ("optimizers", "apply", "explain", "testing"),
+    ("optimizers", "apply", "explain"),
     ("data",),
-    ("train", "models"),
+    ("train", "models", "testing"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

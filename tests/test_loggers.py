@@ -1,9 +1,15 @@
 """Loggers: files survive kills and resumes, event files read back, and a failing logger stops nothing."""
 
+import contextlib
 import csv
+import importlib.util
 import json
 import math
+import re
 import struct
+import sys
+import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +107,7 @@ def test_logging_without_a_start_appends(make, tmp_path):
 def test_a_foreign_file_is_left_alone(make, tmp_path, content):
     path = tmp_path / "notes.txt"
     path.write_bytes(content.encode("latin1"))
-    with pytest.raises(ValueError, match="a file that this logger did not write was given.*the file is left as it is"):
+    with pytest.raises(ValueError, match=r"a file that this logger did not write was given.*the file is left as it is"):
         make(path).start({"step": 0})
     assert path.read_bytes() == content.encode("latin1")
 
@@ -397,6 +403,71 @@ def test_a_resumed_run_hides_what_came_after(tmp_path):
 
 
 def test_a_missing_extra_says_how_to_install_it(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r'pip install "jopt\[tb\]"'):
         TensorBoard(tmp_path)
+
+
+# The recipes --------------------------------------------------------------------------------------
+
+RECIPES = Path(__file__).parent.parent / "docs" / "recipes_loggers.md"
+
+
+class FakeRun:
+    """W&B's run, as far as a logger sees it: steps must increase."""
+
+    def __init__(self, project=None, config=None, id=None, resume=None):
+        self.rows, self.finished = [], False
+
+    def log(self, data, step=None, commit=None):
+        assert not self.finished
+        assert not self.rows or step > self.rows[-1][0]
+        self.rows.append((step, data))
+
+    def finish(self):
+        self.finished = True
+
+
+def fake_mlflow():
+    module = types.ModuleType("mlflow")
+    module.params, module.metrics = {}, []
+    module.start_run = lambda run_id=None, experiment_id=None, run_name=None: contextlib.nullcontext()
+    module.log_params = module.params.update
+
+    def log_metrics(metrics, step=None, synchronous=None, run_id=None):
+        assert all(isinstance(value, int | float) for value in metrics.values())
+        assert all(re.fullmatch(r"[\w\-. :/]+", name) for name in metrics)  # what MLflow allows
+        module.metrics.append((step, metrics))
+
+    module.log_metrics = log_metrics
+    return module
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_recipes_run_as_they_stand(monkeypatch, tmp_path):
+    wandb, mlflow = types.ModuleType("wandb"), fake_mlflow()
+    wandb.init = FakeRun
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", RECIPES.read_text(), re.DOTALL)
+    assert len(blocks) == 6
+    names = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # a reader's JAX is not strict
+        for block in blocks:
+            if block is not blocks[0]:
+                assert len([line for line in block.splitlines() if line.strip()]) <= 10
+            if "TensorBoard" not in block or importlib.util.find_spec("tensorboardX"):
+                exec(compile(block, RECIPES.name, "exec"), names)
+    steps = [step for step, _ in names["run"].rows]
+    assert len(steps) == 2
+    assert names["run"].finished
+    assert mlflow.params == {"learning_rate": 0.1}
+    assert [step for step, _ in mlflow.metrics] == steps
+    assert read(tmp_path / "runs/line.csv") == read(tmp_path / "runs/line.jsonl")
+    assert [step for step, _ in read(tmp_path / "runs/line.csv")] == steps
+    assert set(names["Norms"].seen) == set(steps)
+    assert {"loss", "slope", "offset"} <= set(names["Norms"].seen[steps[0]])
+    if "board" in names:
+        found = values(tmp_path / "runs/line", "histo")
+        assert {(step, f"gradients/{name}") for step in steps for name in ("slope", "offset")} <= set(found)

@@ -99,7 +99,7 @@ class BatchSize:
 
 
 def _is_count(x: Any) -> bool:
-    return isinstance(x, int | np.integer) and not isinstance(x, bool) and x >= 1
+    return isinstance(x, int | np.integer) and not isinstance(x, bool) and bool(x >= 1)
 
 
 def segments(examples: int, size: BatchSize, first_step: int, last_batch: str) -> Iterator[Segment]:
@@ -232,7 +232,9 @@ class ArrayFeed:
                 size, micro = self._split(segment.size)
                 count = min(at_most, segment.count - done)
                 self.step += count
-                return Work("arrays", self.data, self._ordered(), segment.start + done * segment.size, count, size, micro)
+                return Work(
+                    "arrays", self.data, self._ordered(), segment.start + done * segment.size, count, size, micro
+                )
             done -= segment.count
         return None
 
@@ -298,7 +300,7 @@ def count_examples(arrays: Any) -> int:
     Raises:
         ValueError: there is no array or no example, or lengths differ.
     """
-    lengths = {
+    lengths: dict[str, Any] = {
         jax.tree_util.keystr(path): np.shape(leaf)[0] if np.ndim(leaf) else None
         for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
     }

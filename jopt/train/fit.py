@@ -21,7 +21,8 @@ from jopt.train.losses import as_loss
 from jopt.train.objective import objective
 from jopt.train.progress import make_progress
 from jopt.train.signals import Requests, requests
-from jopt.train.step import Optimizer, is_transform, start as start_
+from jopt.train.step import Optimizer, is_transform
+from jopt.train.step import start as start_
 from jopt.train.streams import StreamFeed
 from jopt.transform import Transform, as_transform
 
@@ -220,6 +221,7 @@ def fit(
         of = objective(loss_fn, eval_fn, stateful=stateful, precision=precision)
         if evaluation is not None and of.eval_fn is None:
             raise needs_eval_fn("fit", loss_fn)
+        _check_rules(_listed(until), evaluation)
         optimizer, numbers = Optimizer.of(tx)
         plan = Plan(
             objective=of,
@@ -344,6 +346,17 @@ def _choice(name: str, value: Any, choices: dict[Any, Any]) -> Any:
     return choices[value]
 
 
+def _check_rules(until: Sequence[Any], evaluation: Any) -> None:
+    """A rule of an evaluation that never comes would never stop anything."""
+    for rule in until:
+        metric = getattr(rule, "metric", "")
+        if evaluation is None and isinstance(metric, str) and metric.startswith("eval_"):
+            raise TypeError(
+                f"fit: until={rule!r} was given without data to evaluate on, eval_data= or validation_split= was "
+                f"expected. Pass one, or a rule of a training metric such as 'loss'."
+            )
+
+
 def _listed(given: Any) -> tuple[Any, ...]:
     """One thing or several as a tuple."""
     if given is None:
@@ -362,8 +375,8 @@ def _batch_size(batch_size: Any, accumulate: int | None, micro: int | None, key:
     if accumulate is not None:
         if not isinstance(of, int | np.integer):
             raise TypeError(
-                f"fit: accumulate={accumulate!r} was given with batch_size={batch_size!r}, a batch size that is a number "
-                f"was expected. Pass micro_batch_size instead: it goes with any batch size."
+                f"fit: accumulate={accumulate!r} was given with batch_size={batch_size!r}, a batch size that is a "
+                f"number was expected. Pass micro_batch_size instead: it goes with any batch size."
             )
         micro = -(-int(of) // _whole("accumulate", accumulate))
     return BatchSize(of, None if micro is None else _whole("micro_batch_size", micro), seed)
@@ -405,12 +418,12 @@ def _feeds(
     return feed, None if eval_data is None else eval_feed(eval_data, eval_batch_size)
 
 
-def _split(data: Any, eval_data: Any, share: float, key: Any) -> tuple[Any, Any]:
+def _split(data: Any, eval_data: Any, share: float, key: Any) -> tuple[Any, ...]:
     """Some examples, drawn by key, for evaluation."""
     if eval_data is not None or is_stream(data) or not 0 < share < 1:
         raise ValueError(
-            f"fit: validation_split={share!r} was given {'beside eval_data' if eval_data is not None else ''}, a share in "
-            f"(0, 1) of data that are arrays was expected. Pass for example validation_split=0.1, or eval_data alone."
+            f"fit: validation_split={share!r} was given {'beside eval_data' if eval_data is not None else ''}, a share "
+            f"in (0, 1) of data that are arrays was expected. Pass validation_split=0.1, or eval_data alone."
         )
     examples = count_examples(data)
     held = round(examples * share)
@@ -420,7 +433,11 @@ def _split(data: Any, eval_data: Any, share: float, key: Any) -> tuple[Any, Any]
             f"was expected. Choose another share."
         )
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 3), examples))
-    return (jax.tree.map(lambda a: jnp.asarray(a)[np.sort(part)], data) for part in (order[held:], order[:held]))  # type: ignore[return-value]
+    return tuple(_chosen(data, np.sort(part)) for part in (order[held:], order[:held]))
+
+
+def _chosen(data: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda a: jnp.asarray(a)[rows], data)
 
 
 def _transform(tx: Any, total: int | None) -> Transform:
@@ -447,5 +464,3 @@ def _model(loss_fn: Any, params: Any, model_state: Any, start: Fit | None, feed:
             f"them; only a Flax model or its adapter makes its own."
         )
     return params, model_state
-
-

@@ -6,8 +6,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from jopt.train.plots import COLOURS, STYLE, require
-from jopt.train.tables import columns_of, direction, ends, html_table, is_share, measures, text_table, title
+from jopt.train.plots import COLOURS, STYLE, pyplot, require
+from jopt.train.tables import columns_of, direction, ends, html_table, is_share, measures, printable, text_table, title
 
 Row = dict[str, Any]
 
@@ -138,12 +138,12 @@ class History(Sequence[Row]):
             [
                 text_table(columns_of(self._rows), ends(self._rows)),
                 f"{len(self)} record{'s' * (len(self) > 1)}"
-                + (f"; also: {', '.join(map(title, also))}" if also else ""),
+                + (f"; also: {', '.join(map(printable, also))}" if also else ""),
             ]
         )
 
     def __repr__(self) -> str:
-        return f"<History of {len(self)} records: {', '.join(map(title, self.names)) or 'no names'}>"
+        return f"<History of {len(self)} records: {', '.join(map(printable, self.names)) or 'no names'}>"
 
     def _repr_html_(self) -> str:
         return html_table(columns_of(self._rows), ends(self._rows)) if self else "<p>no records</p>"
@@ -223,7 +223,7 @@ def _panels(history: History, metrics: Sequence[str] | None, single: bool) -> di
 
 def _plot(history: History, ax: Any, metrics: Sequence[str] | None) -> tuple[Any, Any]:
     matplotlib = require()
-    import matplotlib.pyplot as plt
+    plt = pyplot()
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = _panels(history, metrics, single=ax is not None)

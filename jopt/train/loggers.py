@@ -326,7 +326,7 @@ class TensorBoard:
 
     def log(self, values: Values, step: int) -> None:
         """Write scalars."""
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.summary import Summary
 
         # One event a row. add_scalar would also print a line for every value that is not finite.
         scalars = [Summary.Value(tag=name, simple_value=float(x)) for name, x in values.items() if name != "step"]

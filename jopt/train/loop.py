@@ -155,7 +155,7 @@ class Loop:
         self.began = time.monotonic()
         self.compile_seconds = 0.0
         self.programs: set[Recipe] = set()
-        self.bad: tuple[int, int, int] = (0, 0, NONE)  # as in `step.Guard`
+        self.bad: tuple[int, ...] = (0, 0, NONE)  # as in `step.Guard`
         self.saved_at: int | None = None
         self._fingerprint: str | None = None
         self._rate: dict[str, float] = {}
@@ -283,11 +283,12 @@ class Loop:
         empty = jax.tree.map(jnp.zeros_like, self.carry.means)
         # One statement, so that an interrupt cannot leave a row whose means go on.
         self.history, self.carry = self.history.add(row), self.carry._replace(means=empty)
-        for rule in self.plan.until:
+        rules: tuple[Any, ...] = self.plan.until
+        for rule in rules:
             if getattr(rule, "restore_best", False) and rule.best_index(self.history) == len(self.history) - 1:
                 self.best = Snapshot(*copy((self.carry.params, self.carry.state, self.carry.model_state)))
         self._tell(row)
-        reasons = [reason(rule, self.history) for rule in self.plan.until]
+        reasons = [reason(rule, self.history) for rule in rules]
         return next((found for found in reasons if found is not None), None)
 
     def _row(self) -> dict[str, Any]:
@@ -324,7 +325,11 @@ class Loop:
     def _gradients(self) -> Any:
         """The gradient on one batch, for loggers that ask."""
         carry, of = self.carry, self.plan.objective
-        program = cached(of.loss_fn, ("gradients", of), lambda: jax.jit(lambda *given: gradient(of, *given, None)[2]))
+
+        def gradients(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
+            return gradient(of, params, model_state, batch, key, None)[2]
+
+        program = cached(of.loss_fn, ("gradients", of), lambda: jax.jit(gradients))
         return program(carry.params, carry.model_state, self.feed.example_batch(), self.plan.key)
 
     def checkpoint(self) -> None:

@@ -1,6 +1,7 @@
 """Losses from Flax models in one line, equal by configuration."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -136,7 +137,7 @@ class LinenLoss(Scored):
         """Fresh (params, model_state) for batches like `batch`."""
         names = ("params", *self.rngs)
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-        variables = jax.jit(lambda keys, x: self.model.init(keys, x))(keys, batch[0][:1])
+        variables = _initial(self, keys, batch[0][:1])
         return variables["params"], {name: value for name, value in variables.items() if name != "params"}
 
     def __call__(self, params: Any, model_state: Any, batch: Any, key: jax.Array) -> Any:
@@ -161,6 +162,12 @@ class LinenLoss(Scored):
     def rebuild(self, params: Any, model_state: Any) -> Any:
         """The module bound to these variables."""
         return self.model.bind({"params": params, **model_state})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(loss: LinenLoss, keys: Any, inputs: Any) -> Any:
+    """Compiled once for equal adapters, as a re-run cell makes them."""
+    return loss.model.init(keys, inputs)
 
 
 def linen_loss(
@@ -273,8 +280,8 @@ def nnx_loss(
     wrt = nnx.Param if wrt is None else wrt
     graph, trained, rest = nnx.split(model, wrt, ...)
     start = (nnx.to_pure_dict(trained), nnx.to_pure_dict(rest))
-    abstract = [jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part) for part in (trained, rest)]
-    return NnxLoss(loss, tuple(metrics), augment, graph, *abstract, wrt, start)
+    shapes = functools.partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return NnxLoss(loss, tuple(metrics), augment, graph, shapes(trained), shapes(rest), wrt, start)
 
 
 def as_loss(model: Any, loss: str | Measure | None, metrics: Sequence[str | Measure]) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.train.losses import as_loss
-from jopt.train.plots import COLOURS, PALE, STYLE, require
+from jopt.train.plots import COLOURS, PALE, STYLE, pyplot, require
 from jopt.train.program import cached
 from jopt.train.step import Carry
 from jopt.train.trial import Operands, Trial, spaced, step_at, trial
@@ -160,7 +160,8 @@ class LRFind:
             tip = "Lower low=." if self.diverged is not None else "Raise high=, or check that the loss can fall."
             return (
                 f"the smoothed loss falls by {fall:.3g} at most, less than the noise of a batch "
-                f"({noise(self.losses[part]):.3g}) or in fewer than {LEAST_POINTS} points; a descent was expected. {tip}"
+                f"({noise(self.losses[part]):.3g}) or in fewer than {LEAST_POINTS} points; a descent was expected. "
+                f"{tip}"
             )
         return None
 
@@ -170,45 +171,48 @@ TITLES = {"valley": "valley", "steepest": "steepest", "minimum": "minimum / 10"}
 
 def _plot(found: LRFind, ax: Any) -> tuple[Any, Any]:
     matplotlib = require()
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     with matplotlib.rc_context(STYLE):
         if ax is None:
             _, ax = plt.subplots(figsize=(8.6, 5), layout="constrained")
+        ax.set_xscale("log")
         ax.plot(found.rates, found.losses, color=PALE, alpha=0.45, linewidth=1, label="loss of a batch")
         ax.plot(found.rates, found.smoothed, color=COLOURS[0], label="smoothed")
-        known = found.smoothed[np.isfinite(found.smoothed)]
+        known = found.losses[np.isfinite(found.losses)]
         if len(known):  # the end shoots up: what is to be seen lies below
             low, first = known.min(), known[0]
             room = max(first - low, 0.1 * abs(first), 1e-12)
-            ax.set_ylim(low - 0.25 * room, first + 0.6 * room)
-        for (rule, rate), colour in zip(found._suggestions().items(), (COLOURS[1], COLOURS[2], COLOURS[3]), strict=False):
+            ax.set_ylim(low - 0.1 * room, first + 0.35 * room)
+        for (rule, rate), colour in zip(
+            found._suggestions().items(), (COLOURS[1], COLOURS[2], COLOURS[3]), strict=False
+        ):
             loss = np.interp(math.log(rate), np.log(found.rates), found.smoothed)
             chosen = rule == found.rule
-            ax.plot(
-                [rate],
-                [loss],
-                "o",
-                color=colour,
-                markersize=11 if chosen else 8,
-                markeredgecolor="white",
-                label=f"{TITLES[rule]}: {rate:.2g}",
-                zorder=3,
-            )
+            label, size = f"{TITLES[rule]}: {rate:.2g}", 11 if chosen else 8
+            ax.plot([rate], [loss], "o", color=colour, markersize=size, markeredgecolor="white", label=label, zorder=3)
             if chosen:
                 ax.axvline(rate, color=colour, linewidth=1.2, linestyle=(0, (4, 3)))
         if found.diverged is not None:
-            ax.axvspan(found.diverged, found.diverged * 3, color=COLOURS[1], alpha=0.12, linewidth=0)
-            ax.set_xlim(right=found.diverged * 3)
-            ax.annotate(
-                "diverged", (found.diverged, 1), (4, -14), xycoords=("data", "axes fraction"), textcoords="offset points"
-            )
-        ax.set(xscale="log", xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
+            ax.axvspan(found.diverged, found.diverged * 8, color=COLOURS[1], alpha=0.12, linewidth=0)
+            ax.set_xlim(right=found.diverged * 8)
+            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            ax.annotate("diverged", (found.diverged, 1), (4, -14), fontsize=11, **place)
+        ax.set(xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
         ax.legend(frameon=False, loc="lower left")
     return ax.figure, ax
 
 
 # The test -----------------------------------------------------------------------------------------
+
+
+class Curve(NamedTuple):
+    """What a test gives: its length, whether it diverged, and both losses."""
+
+    count: Any
+    stopped: Any
+    losses: Any
+    smoothed: Any
 
 
 class _Test(NamedTuple):
@@ -284,8 +288,8 @@ def lr_find(
     rates = spaced("lr_find", low, high, steps, schedule)
     if not 0 <= smoothing < 1 or not stop_div > 1:
         raise ValueError(
-            f"lr_find: smoothing={smoothing!r} and stop_div={stop_div!r} were given, a number in [0, 1) and one above 1 "
-            f"were expected. Pass for example smoothing=0.98, stop_div=4."
+            f"lr_find: smoothing={smoothing!r} and stop_div={stop_div!r} were given, a number in [0, 1) and one "
+            f"above 1 were expected. Pass for example smoothing=0.98, stop_div=4."
         )
     if suggestion not in RULES:
         raise ValueError(f"lr_find: suggestion={suggestion!r} was given, one of {RULES} was expected. Choose one.")
@@ -306,18 +310,18 @@ def lr_find(
         name=name,
     )
     program = cached(begin.recipe.objective.loss_fn, begin, lambda: jax.jit(functools.partial(_run, begin)))
-    test = jax.device_get(program(operands, np.float32(smoothing), np.float32(stop_div)))
-    done = int(test.i)
+    curve: Curve = jax.device_get(program(operands, np.float32(smoothing), np.float32(stop_div)))
+    done = int(curve.count)
     return LRFind(
         rates[:done],
-        np.asarray(test.losses[:done], np.float64),
-        np.asarray(test.smoothed[:done], np.float64),
-        float(rates[done - 1]) if test.stopped else None,
+        np.asarray(curve.losses[:done], np.float64),
+        np.asarray(curve.smoothed[:done], np.float64),
+        float(rates[done - 1]) if curve.stopped else None,
         suggestion,
     )
 
 
-def _run(what: Trial, operands: Operands, smoothing: Any, stop_div: Any) -> _Test:
+def _run(what: Trial, operands: Operands, smoothing: Any, stop_div: Any) -> Curve:
     rates = operands.rates
 
     def going_on(test: _Test) -> Any:
@@ -336,5 +340,5 @@ def _run(what: Trial, operands: Operands, smoothing: Any, stop_div: Any) -> _Tes
 
     zero, empty = jnp.zeros((), jnp.float32), jnp.full(len(rates), jnp.nan, jnp.float32)
     first = _Test(jnp.zeros((), jnp.int32), operands.carry, zero, zero + jnp.inf, jnp.array(False), empty, empty)
-    # The curve is all that anybody wants to see of it.
-    return jax.lax.while_loop(going_on, body, first)._replace(carry=None)
+    last = jax.lax.while_loop(going_on, body, first)
+    return Curve(last.i, last.stopped, last.losses, last.smoothed)

@@ -63,6 +63,16 @@ class Objective:
         return _checked(loss), aux
 
 
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """The evaluation of an adapter, equal where the adapter is; its bound method compares by identity."""
+
+    of: Any
+
+    def __call__(self, *args: Any) -> Any:
+        return self.of.evaluate(*args)
+
+
 def narrow(tree: Any, precision: str | None) -> Any:
     """The tree with its float32 and wider arrays in the training precision."""
     if precision is None:
@@ -75,8 +85,8 @@ def _read(result: Any, stateful: bool, model_state: Any) -> tuple[Any, Aux]:
     if not isinstance(result, tuple):
         if stateful:
             raise TypeError(
-                f"fit: with model_state= the loss returned {_kind(result)}, (loss, (model_state, metrics)) was expected. "
-                f"Return the new model state too, and {{}} where there are no metrics."
+                f"fit: with model_state= the loss returned {_kind(result)}, (loss, (model_state, metrics)) was "
+                f"expected. Return the new model state too, and {{}} where there are no metrics."
             )
         return result, Aux(model_state, {})
     if len(result) != 2:
@@ -99,7 +109,8 @@ def _checked(loss: Any) -> jax.Array:
     loss = jnp.asarray(loss)
     if loss.ndim or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise TypeError(
-            f"fit: the loss is {loss.dtype}{list(loss.shape)}, a real scalar was expected. Return its mean over the batch."
+            f"fit: the loss is {loss.dtype}{list(loss.shape)}, a real scalar was expected. Return its mean over the "
+            f"batch."
         )
     return loss.astype(compute_dtype(loss.dtype))
 
@@ -133,7 +144,7 @@ def objective(
     if hasattr(loss_fn, "detached"):
         loss_fn = loss_fn.detached()  # what compiled code is kept by must not keep a model's arrays alive
     if eval_fn is None:
-        eval_fn = getattr(loss_fn, "evaluate", None) or (None if takes_key else loss_fn)
+        eval_fn = _Evaluation(loss_fn) if hasattr(loss_fn, "evaluate") else None if takes_key else loss_fn
     return Objective(loss_fn, eval_fn, stateful, takes_key, precision)
 
 

@@ -63,6 +63,19 @@ def require() -> Any:
     return matplotlib
 
 
+def pyplot() -> Any:
+    """The module matplotlib.pyplot with its backend at work.
+
+    A notebook's backend switches interactive mode on when it starts; if it started within an `rc_context`, the
+    end of the context would switch it off, and no later figure would show.
+    """
+    require()
+    import matplotlib.pyplot as plt
+
+    plt.draw_if_interactive()  # which starts the backend, and draws nothing without a figure
+    return plt
+
+
 def comparison(panels: Sequence[Panel], title: str, subtitle: str, path: Path) -> None:
     """Save one column a task: training loss above, test error below, a line a chain.
 

@@ -72,9 +72,7 @@ def compiled(recipe: Recipe) -> Callable[..., Carry]:
 
 
 def _chunk_of(recipe: Recipe) -> Callable[..., Carry]:
-    def chunk(
-        carry: Carry, numbers: Any, data: Any, order: Any, start: Any, micro: Any, count: Any, key: Any
-    ) -> Carry:
+    def chunk(carry: Carry, numbers: Any, data: Any, order: Any, start: Any, micro: Any, count: Any, key: Any) -> Carry:
         # A trip count that is an operand: one program for every number of steps, and so the same bits.
         def going_on(loop: tuple[Any, Carry]) -> Any:
             i, carry = loop

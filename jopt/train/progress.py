@@ -30,7 +30,7 @@ class Progress:
         self._clock = clock
         self._show = _silent if screen is None else Fragile("the progress display", functools.partial(_call, screen))
         self._status = Status(0)
-        self._speed = Speed(0, 0.0)
+        self._speed: Speed | None = None
         self._drawn = -math.inf
         self._names: dict[str, None] = {}  # of the table's columns, an ordered set
 
@@ -44,21 +44,21 @@ class Progress:
             title: the first line, or "".
         """
         self._status = Status(step, total, epochs=epochs)
-        self._speed = Speed(step, self._clock())
+        self._speed = None
         if title:
             self._show("note", title)
         self._show("start", self._status)
 
     def compiled(self, seconds: float) -> None:
-        """Say how long the compilation took; the speed is measured from here."""
-        self._speed = Speed(self._status.step, self._clock())
+        """Say how long the compilation took; the speed is measured from the next update on."""
+        self._speed = None
         self._show("note", f"compiled in {seconds:.1f} s")
         self._show("status", self._status)
 
     def update(self, step: int, epoch: float, values: Mapping[str, Any]) -> None:
         """Show where the run is; may be called as often as is convenient."""
         now = self._clock()
-        self._speed = self._speed.at(step, now)
+        self._speed = Speed(step, now) if self._speed is None else self._speed.at(step, now)
         self._status = self._status._replace(step=step, epoch=epoch, values=values, rate=self._speed.rate)
         if now - self._drawn >= REDRAW or step == self._status.total:
             self._drawn = now
@@ -72,7 +72,8 @@ class Progress:
             table_columns: names to show, as far as there is room, beside those of the rows before.
         """
         now = self._status
-        self._status = now._replace(step=row.get("step", now.step), epoch=row.get("epoch", now.epoch))
+        values = {name: row.get(name, value) for name, value in now.values.items()}
+        self._status = now._replace(step=row.get("step", now.step), epoch=row.get("epoch", now.epoch), values=values)
         self._names |= dict.fromkeys(table_columns)
         self._show("row", row, columns_of([self._names]), self._status)
 
@@ -102,22 +103,25 @@ def make_progress(kind: Any = True, stream: TextIO | None = None, clock: Clock =
     stream = sys.stdout if stream is None else stream
     if kind is True:
         kind = "notebook" if _in_notebook() else "terminal" if _is_terminal(stream) else "lines"
+    return Progress(_screen(kind, stream, clock), clock)
+
+
+def _screen(kind: Any, stream: Any, clock: Clock) -> Screen | None:
     if kind is None or kind is False:
-        screen = None
-    elif kind == "terminal":
-        screen = Terminal(stream)
-    elif kind == "lines":
-        screen = Lines(stream, clock)
-    elif kind == "notebook":
-        screen = Notebook()
-    elif hasattr(kind, "update") and hasattr(kind, "set_postfix"):
-        screen = Bar(kind)
-    else:
-        raise TypeError(
-            f"progress={kind!r} was given, True, False, 'terminal', 'notebook', 'lines', or a bar with update and "
-            f"set_postfix was expected. Pass True to let the output decide."
-        )
-    return Progress(screen, clock)
+        return None
+    named = kind if isinstance(kind, str) else ""  # tqdm's == fails on strings
+    if named == "terminal":
+        return Terminal(stream)
+    if named == "lines":
+        return Lines(stream, clock)
+    if named == "notebook":
+        return Notebook()
+    if hasattr(kind, "update") and hasattr(kind, "set_postfix"):
+        return Bar(kind)
+    raise TypeError(
+        f"fit: progress={kind!r} was given, True, False, 'terminal', 'notebook', 'lines', or a bar with update and "
+        f"set_postfix was expected. Pass True to let the output decide."
+    )
 
 
 def _in_notebook() -> bool:

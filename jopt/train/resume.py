@@ -49,9 +49,10 @@ class Saving(NamedTuple):
             "seconds": loop.seconds,
             "steps_per_call": loop.pace.steps,
             "fingerprint": loop.fingerprint(),
+            "best": loop.best is not None,
         }
         metrics = loop.history[-1] if loop.history else None
-        return self.opened.save(loop.step, _tree(loop), meta, tx=loop.tx, metrics=metrics)
+        return self.opened.save(loop.step, _tree(loop, loop.best), meta, tx=loop.tx, metrics=metrics)
 
 
 @contextlib.contextmanager
@@ -78,14 +79,16 @@ def go_on(loop: Loop, fit: Any) -> None:
     _settle(loop, last.position, last.key, fit.steps_per_call)
 
 
-def _tree(loop: Loop) -> dict[str, Any]:
+def _tree(loop: Loop, best: Snapshot | None) -> dict[str, Any]:
     """All arrays of a run, by name."""
     tree = {"carry": loop.carry._asdict(), "key": loop.plan.key}
-    if loop.keeps_best:
-        carry = loop.carry
-        best = loop.best or Snapshot(carry.params, carry.state, carry.model_state)
-        tree["best"] = best._asdict()
-    return tree
+    return tree if best is None else tree | {"best": best._asdict()}
+
+
+def _like(loop: Loop, meta: dict[str, Any]) -> dict[str, Any]:
+    """The tree of a checkpoint with this `meta`."""
+    carry = loop.carry
+    return _tree(loop, Snapshot(carry.params, carry.state, carry.model_state) if meta["best"] else None)
 
 
 def load(loop: Loop, resume: str | bool, hyperparams: str | None) -> None:
@@ -106,7 +109,7 @@ def load(loop: Loop, resume: str | bool, hyperparams: str | None) -> None:
                 f"empty folder was expected. Choose another folder, or go on with resume='auto'."
             )
         return
-    found = opened.latest(_tree(loop), tx=loop.tx, hyperparams=hyperparams)
+    found = opened.latest(lambda meta: _like(loop, meta), tx=loop.tx, hyperparams=hyperparams)
     if found is None:
         if resume is True:
             raise CheckpointError(
@@ -117,7 +120,7 @@ def load(loop: Loop, resume: str | bool, hyperparams: str | None) -> None:
     tree, meta, step = found
     _check_data(loop, meta)
     loop.carry = type(loop.carry)(**tree["carry"])
-    loop.best = Snapshot(**tree["best"]) if loop.keeps_best else None
+    loop.best = Snapshot(**tree["best"]) if meta["best"] and loop.keeps_best else None
     loop.history, loop.seconds_before = History.from_rows(meta["history"]), meta["seconds"]
     loop.saved_at = step
     _settle(loop, meta["position"], tree["key"], meta["steps_per_call"])
@@ -126,10 +129,10 @@ def load(loop: Loop, resume: str | bool, hyperparams: str | None) -> None:
 
 def _check_data(loop: Loop, meta: dict[str, Any]) -> None:
     now, then = loop.fingerprint(), meta["fingerprint"]
-    if None not in (now, then) and now != then:
+    if now is not None and then is not None and now != then:
         raise CheckpointError(
-            f"fit: the data have the fingerprint {now[:12]}, those of the run to resume {then[:12]}; the same data were "
-            f"expected. Pass the data of that run, or begin in another folder."
+            f"fit: the data have the fingerprint {now[:12]}, those of the run to resume {then[:12]}; the same data "
+            f"were expected. Pass the data of that run, or begin in another folder."
         )
 
 

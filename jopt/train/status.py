@@ -77,7 +77,7 @@ def place(status: Status) -> str:
 
 def pace(status: Status) -> str:
     """Speed and time to go, as far as known."""
-    left = f"{_duration(status.left)} left" if status.left else ""
+    left = f"{_duration(status.left)} left" if status.left and status.left >= 1 else ""
     return "  ".join(filter(None, [left, _speed(status.rate) if status.rate else ""]))
 
 

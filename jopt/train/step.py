@@ -13,7 +13,7 @@ from jopt.paths import flatten
 from jopt.train import metrics
 from jopt.train.metrics import Means
 from jopt.train.objective import Aux, Objective
-from jopt.transform import Transform, run_planned, as_transform
+from jopt.transform import Transform, run_planned
 from jopt.wrap.finite import NONE, first_bad
 
 GROW_AFTER = 2000
@@ -117,7 +117,9 @@ def _check_state(before: Any, after: Any) -> None:
     """The loss has to return a model state of the type it was given, or no loop can carry it."""
     old, _ = flatten(before)
     new, _ = flatten(after)
-    types = [{path: (np.shape(x), jnp.result_type(x)) for path, x in flat.items() if x is not None} for flat in (old, new)]
+    types = [
+        {path: (np.shape(x), jnp.result_type(x)) for path, x in flat.items() if x is not None} for flat in (old, new)
+    ]
     if types[0] != types[1]:
         path = min(p for p in types[0] | types[1] if types[0].get(p) != types[1].get(p))
         raise TypeError(
@@ -210,7 +212,8 @@ def advance(
         inner = work(inner)
     means = metrics.add(carry.means, weight, {"loss": loss.astype(jnp.float32), **values}, objects, fine)
     step = carry.step + jnp.ones((), jnp.int32)
-    return Carry(*inner, step, guard, None if scale is None else _rescaled(scale, fine), means)
+    params, state, model_state = inner
+    return Carry(params, state, model_state, step, guard, None if scale is None else _rescaled(scale, fine), means)
 
 
 def _first_bad(grads: Any, loss: Any) -> jax.Array:

@@ -221,7 +221,7 @@ class StreamFeed:
         if batches and not callable(self.data):
             warnings.warn(
                 f"fit: resuming skips {batches} batches of {type(self.data).__name__} that were used before; its order "
-                f"must be the same. Pass a function of the epoch, or an iterator with get_state and set_state, to be sure.",
+                f"must be the same. Pass a function of the epoch, or an iterator with get_state and set_state.",
                 stacklevel=2,
             )
         for done in range(batches):

@@ -50,8 +50,13 @@ def columns_of(rows: Iterable[Mapping[str, Any]], most: int = 10) -> tuple[str, 
 
 
 def title(name: str) -> str:
-    """The name of a metric as a heading: words, and only printable characters."""
-    return "".join(c if c.isprintable() else "?" for c in name.replace("_", " "))
+    """The name of a metric as a heading."""
+    return printable(name.replace("_", " "))
+
+
+def printable(text: str) -> str:
+    """The text with what could steer a terminal replaced."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def cell(name: str, value: Any) -> str:
@@ -66,7 +71,7 @@ def cell(name: str, value: Any) -> str:
     if name == "epoch":
         return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
     if name == "seconds":
-        return f"{value:.1f}"
+        return f"{value:.2f}" if value < 100 else f"{value:.1f}"
     if is_share(name, [value]):
         return f"{value:.2%}"
     if name == "learning_rate" or "/" in name:

@@ -69,7 +69,9 @@ def spaced(call: str, low: float, high: float, count: int, schedule: str = "expo
             f"Pass for example low=1e-6, high=1."
         )
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 2:
-        raise ValueError(f"{call}: {count!r} rates were asked for, a whole number of at least 2 was expected. Pass more.")
+        raise ValueError(
+            f"{call}: {count!r} rates were asked for, a whole number of at least 2 was expected. Pass more."
+        )
     spacings = {"exponential": np.geomspace, "linear": np.linspace}
     if schedule not in spacings:
         raise ValueError(f"{call}: schedule={schedule!r} was given, one of {list(spacings)} was expected. Choose one.")
@@ -96,8 +98,8 @@ def trial(
     """Read the arguments of a user, who called `call`; they mean what they mean to `fit`."""
     if precision not in (None, "bf16"):
         raise ValueError(
-            f"{call}: precision={precision!r} was given, None or 'bf16' was expected: the dynamic scale of a float16 loss "
-            f"would hide where training breaks. Test in None; the rate holds for float16 too."
+            f"{call}: precision={precision!r} was given, None or 'bf16' was expected: the dynamic scale of a float16 "
+            f"loss would hide where training breaks. Test in None; the rate holds for float16 too."
         )
     key = _key(key)
     feed = _feed(call, data, batch_size, accumulate, shuffle, key)
@@ -143,10 +145,11 @@ def _feed(call: str, data: Any, batch_size: Any, accumulate: int | None, shuffle
             f"{call}: data of type {type(data).__name__} were given, a tree of arrays was expected. Join some batches, "
             f"for example jax.tree.map(lambda *x: np.concatenate(x), *batches)."
         )
-    for what, value in (("batch_size", batch_size), ("accumulate", accumulate or 1)):
+    for what, value in (("batch_size", batch_size), ("accumulate", 1 if accumulate is None else accumulate)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(
-                f"{call}: {what}={value!r} was given, a whole number of at least 1 was expected. Pass for example {what}=8."
+                f"{call}: {what}={value!r} was given, a whole number of at least 1 was expected. "
+                f"Pass for example {what}=8."
             )
     size = BatchSize(batch_size, None if accumulate is None else -(-batch_size // accumulate))
     return ArrayFeed(data, size, shuffle, "drop", jax.random.fold_in(key, 0))
@@ -195,8 +198,8 @@ def _settable(call: str, tx: Transform, state: Any, name: str) -> str:
     else:
         return name if name in found else found[0]
     raise ValueError(
-        f"{call}: the transform {tx!r} was given, a transform with a number {name!r} was expected, but {problem}. Pass a "
-        f"function learning rate → transform instead, such as jopt.adamw or lambda rate: jopt.sgd(rate, momentum=0.9)."
+        f"{call}: the transform {tx!r} was given, a transform with a number {name!r} was expected, but {problem}. Pass "
+        f"a function learning rate → transform instead, such as jopt.adamw or lambda rate: jopt.sgd(rate, momentum=0.9)."
     )
 
 
@@ -204,8 +207,8 @@ def _check_made(call: str, tx: Transform, state: Any, name: str) -> None:
     found = {full for full in hyperparams(state) if full == name or full.endswith(f"/{name}")}
     if found and not found & _numbers(state):
         raise ValueError(
-            f"{call}: the function given as tx made {tx!r}, whose {sorted(found)[0]!r} follows a schedule; it is called "
-            f"with a learning rate, and a transform that trains at this rate was expected. "
+            f"{call}: the function given as tx made {tx!r}, whose {sorted(found)[0]!r} follows a schedule; it is "
+            f"called with a learning rate, and a transform that trains at this rate was expected. "
             f"Pass for example jopt.adamw, and put the schedule in after the test."
         )
 

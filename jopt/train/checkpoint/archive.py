@@ -75,9 +75,7 @@ def _ending(members: list[Member], digest: str) -> bytes:
     comment = COMMENT.format(manifest.data, manifest.size, digest).encode("ascii")
     zip64 = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, n, n, len(entries), start)
     locator = struct.pack("<IIQI", 0x07064B50, 0, end, 1)
-    last = struct.pack(
-        "<IHHHHIIH", 0x06054B50, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, len(comment)
-    )
+    last = struct.pack("<IHHHHIIH", 0x06054B50, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, len(comment))
     return entries + zip64 + locator + last + comment
 
 
@@ -113,7 +111,7 @@ def write(storage: Storage, file: io.FileIO, content: dict[str, Any], blobs: Ite
     for index, blob in enumerate(blobs):
         member = append(_blob_name(index), blob)
         digests.append([member.size, member.crc, hashlib.sha256(blob).hexdigest()])
-        del blob
+        del blob  # before the next one is made
     manifest = strict_json.dump(content | {"blobs": digests})
     size = members[-1].end if members else 0
     if strict_json.memory(manifest) > FREE_MEMORY + size:
@@ -166,7 +164,7 @@ class Archive:
         """
         member = self._members[index]
         header, data = self._bytes(member.offset, len(member.header)), self._bytes(member.data, member.size)
-        if header.tobytes() != member.header or hashlib.sha256(data).hexdigest() != self._digests[index]:
+        if header.tobytes() != member.header or hashlib.sha256(data.data).hexdigest() != self._digests[index]:
             raise damaged(self._call, f"{member.name} does not have its digest")
         return data
 
@@ -179,7 +177,7 @@ class Archive:
             raise damaged(self._call, f"it has {self._size} bytes, and {offset + size} were needed")
         data = np.empty(size, np.uint8)
         try:
-            complete = read_exactly(self._storage, self._file, offset, memoryview(data))
+            complete = read_exactly(self._storage, self._file, offset, data.data)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise self._unreadable(error) from error

@@ -1,5 +1,6 @@
 """Save a tree to one file, and load it back bit for bit: `save`, `load`, `read_meta`."""
 
+import inspect
 import os
 import re
 import sys
@@ -194,8 +195,8 @@ def read_summary(files: storage.Storage, path: str) -> Summary:
 
 def _summary(call: str, content: Mapping[str, Any]) -> Summary:
     try:
-        values = (strict_json.decode(content.get(name)) for name in ("meta", "metrics"))
-        return Summary(*values, content.get("configuration"))
+        meta, metrics = strict_json.decode(content.get("meta")), strict_json.decode(content.get("metrics"))
+        return Summary(meta, metrics, content.get("configuration"))
     except (ValueError, RecursionError) as error:
         raise damaged(call, f"the manifest: {error}") from None
 
@@ -235,13 +236,15 @@ def read_checkpoint(
     tx: Any = None,
     hyperparams: str | None = None,
 ) -> Loaded:
-    """`load` on a given storage, with the manifest's `meta`."""
+    """`load` on a given storage, with the manifest's `meta`, of which `like` may be a function."""
     call = f"load({path!r})"
     if hyperparams not in reconcile.CHOICES:
         raise ValueError(f"{call}: hyperparams={hyperparams!r} was given; None, 'state' or 'transform' were expected.")
     with archive.Archive(files, path, call) as opened:
         records, empties = _parse(call, opened)
         summary = _summary(call, opened.content)
+        if inspect.isfunction(like):
+            like = like(summary.meta)
         if like is None:
             tree = _load_nested(call, opened, records, empties)
         else:
@@ -268,36 +271,47 @@ def _load_like(
     found = trees.walk(call, like)
     wanted = [Wanted(keys, leaves.spec_of(call, keys, leaf), leaf) for keys, leaf in found.leaves]
     now = {w.path: w.leaf for w in wanted}
-    pairs: dict[str, tuple[str, str]] = {}
-    for prefix in (keys.path for keys in found.states):
-        both = {name: p for name, p in reconcile.number_paths(prefix, now).items() if p[0] in saved}
-        scope = f"{prefix}/" if len(found.states) > 1 else ""
-        pairs |= {scope + name: p for name, p in both.items()}
-    take = match(call, saved, wanted, partial, {configured for _, configured in pairs.values()})
-
-    def saved_value(path: str) -> np.ndarray | None:
-        return _value(call, opened, saved[path]) if path in saved else None
-
-    def value_now(path: str) -> np.ndarray | None:
-        return np.asarray(now[path]) if path in now else None
-
-    numbers = [
-        reconcile.Number(name, (live, configured), _value(call, opened, saved[live]), *sides)
-        for name, (live, configured) in pairs.items()
-        if live in take and not isinstance(now.get(configured), jax.ShapeDtypeStruct)
-        for sides in [(saved_value(configured), value_now(configured))]
-        if sides != (None, None)
-    ]
-    values, lines = reconcile.reconcile(call, numbers, choice)
+    paths = _number_paths(found, now, saved)
+    # What a number is configured with is missing on the side where it follows a schedule.
+    take = match(call, saved, wanted, partial, {configured for _, configured in paths.values()})
+    paths = {name: pair for name, pair in paths.items() if pair[0] in take}
+    values, lines = reconcile.reconcile(call, _numbers_of(call, opened, paths, saved, now), choice)
     new = []
     for w in wanted:
         if w.path in take:
-            record = take[w.path]
-            value = values[w.path] if w.path in values else _value(call, opened, record)
-            new.append(leaves.place(call, record, value, w.leaf))
+            value = values[w.path] if w.path in values else _value(call, opened, take[w.path])
+            new.append(leaves.place(call, take[w.path], value, w.leaf))
         else:
             new.append(w.leaf)
     return trees.unflatten(like, new), lines
+
+
+def _number_paths(found: trees.Walk, now: Mapping[str, Any], saved: Mapping[str, Record]) -> dict[str, tuple[str, str]]:
+    """The live and the configured path of each hyper-parameter that both sides have, by full name."""
+    paths: dict[str, tuple[str, str]] = {}
+    for keys in found.states:
+        scope = f"{keys.path}/" if len(found.states) > 1 else ""
+        numbers = reconcile.number_paths(keys.path, now)
+        paths |= {scope + name: pair for name, pair in numbers.items() if pair[0] in saved}
+    return paths
+
+
+def _numbers_of(
+    call: str,
+    opened: archive.Archive,
+    paths: Mapping[str, tuple[str, str]],
+    saved: Mapping[str, Record],
+    now: Mapping[str, Any],
+) -> list[reconcile.Number]:
+    """The hyper-parameters to reconcile: not those on a schedule on both sides, nor what has a shape only."""
+    numbers = []
+    for name, (live, configured) in paths.items():
+        if isinstance(now.get(configured), jax.ShapeDtypeStruct) or not (configured in saved or configured in now):
+            continue
+        before = _value(call, opened, saved[configured]) if configured in saved else None
+        script = np.asarray(now[configured]) if configured in now else None
+        numbers.append(reconcile.Number(name, (live, configured), _value(call, opened, saved[live]), before, script))
+    return numbers
 
 
 def _value(call: str, opened: archive.Archive, record: Record) -> Any:

@@ -119,7 +119,7 @@ class Session:
         """The newest checkpoint that is sound; damaged ones are renamed to ``.corrupt`` with a warning.
 
         Args:
-            like, tx, hyperparams: as for `jopt.load`.
+            like, tx, hyperparams: as for `jopt.load`; `like` may also be a function of the checkpoint's `meta`.
 
         Returns:
             None if there is none.
@@ -157,7 +157,7 @@ class Session:
         Raises:
             CheckpointError: the tree or `meta` holds something a checkpoint cannot.
         """
-        step, metrics = operator.index(step), dict(metrics or {})
+        step, metrics = operator.index(step), {name: float(value) for name, value in (metrics or {}).items()}
         if step < 0:
             raise ValueError(f"save: step={step} was given, a number of finished steps was expected. Pass 0 or more.")
         try:
@@ -209,9 +209,7 @@ class Session:
 
     # Loading -------------------------------------------------------------------------------------
 
-    def _first_sound(
-        self, steps: Iterable[int], like: Any, tx: Any, hyperparams: str | None
-    ) -> Restored | None:
+    def _first_sound(self, steps: Iterable[int], like: Any, tx: Any, hyperparams: str | None) -> Restored | None:
         for step in steps:
             path = self._path(step)
             try:
@@ -261,9 +259,6 @@ class Session:
         name, mode = self.config.best
         values = {step: self._metrics[step].get(name) for step in self.steps() if self._is_sound(step)}
         sign = 1.0 if mode == "min" else -1.0
-        ranked = [(sign * value, step) for step, value in values.items() if _is_finite(value)]
+        # Only finite values: NaN is never the best, and neither is an infinity that a broken metric gave.
+        ranked = [(sign * x, step) for step, x in values.items() if isinstance(x, float) and math.isfinite(x)]
         return [step for _, step in sorted(ranked)]
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -156,7 +156,7 @@ def to_bytes(leaf: Any) -> memoryview:
     if not array.dtype.itemsize:  # float0
         return memoryview(b"")
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
-    return memoryview(_swapped(array).reshape(-1).view(np.uint8))
+    return _swapped(array).reshape(-1).view(np.uint8).data
 
 
 def _swapped(array: np.ndarray) -> np.ndarray:

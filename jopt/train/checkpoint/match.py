@@ -11,6 +11,7 @@ from jopt.train.checkpoint.errors import CheckpointError
 from jopt.train.checkpoint.leaves import Record, Spec, dtype_named
 from jopt.train.checkpoint.trees import Key, Keys
 
+WIDE = ("int64", "uint64", "float64", "complex128")  # JAX narrows them where x64 is off
 Migration = Mapping[str, str] | Callable[[str], str]
 
 
@@ -42,8 +43,8 @@ def migrated(call: str, records: Sequence[Record], migrate: Migration | None) ->
         path = _renamed(record.path, migrate)
         if path in found:
             raise CheckpointError(
-                f"{call}: migrate={migrate!r} gives the saved leaves {found[path].path!r} and {record.path!r} one path, "
-                f"{path!r}; different ones were expected. Rename them apart."
+                f"{call}: migrate={migrate!r} gives the saved leaves {found[path].path!r} and {record.path!r} the one "
+                f"path {path!r}; different ones were expected. Rename them apart."
             )
         found[path] = record
     return found
@@ -134,8 +135,8 @@ def _difference(record: Record, w: Wanted) -> tuple[str, bool]:
     spec = record.spec
     needs_x64 = (
         isinstance(w.leaf, jax.Array | jax.ShapeDtypeStruct)
-        and not jax.config.jax_enable_x64
-        and spec.dtype in ("int64", "uint64", "float64", "complex128")
+        and spec.dtype in WIDE
+        and jax.dtypes.canonicalize_dtype(spec.dtype) != spec.dtype
     )
     if spec != w.spec:
         return f"{_shown(w.path)}: {spec} in the file, {w.spec} in like", needs_x64
@@ -149,7 +150,9 @@ def _difference(record: Record, w: Wanted) -> tuple[str, bool]:
 
 
 def _step(key: Key) -> str:
-    return f"{key.kind} {key.name!r}" + {"key": " of a dict", "list": " (an index)", "tuple": " (an index)"}.get(key.kind, "")
+    return f"{key.kind} {key.name!r}" + {"key": " of a dict", "list": " (an index)", "tuple": " (an index)"}.get(
+        key.kind, ""
+    )
 
 
 def _shown(path: str) -> str:

@@ -63,7 +63,7 @@ def reconcile(call: str, numbers: Sequence[Number], choice: str | None) -> tuple
         conflicts += [fault] * bool(fault)
         if not np.array_equal(live, number.live):
             before = "a schedule" if number.then is None else _text(number.live)
-            lines.append(f"{number.name}: {before} -> {_text(number.now)}")
+            lines.append(f"{number.name}: {before} -> {_text(live)}")
         # With the script's numbers as those last seen, the next update takes none of them for news.
         values |= dict(zip(number.path, (live, number.now), strict=True))
     if conflicts:
