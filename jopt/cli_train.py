@@ -277,6 +277,7 @@ def train(arguments: Namespace) -> int:
         raise UsageError("--resume was given without --out, the folder of the run was expected. Add --out DIR.")
     try:
         problem = task.problem()
+        _check_batch(settings, problem)
         if arguments.lr_find:
             settings = dataclasses.replace(settings, learning_rate=_found_rate(settings, task, problem, out))
         loss_fn = _loss_of(task, problem, settings)
@@ -296,6 +297,15 @@ def train(arguments: Namespace) -> int:
         raise UsageError(str(error)) from error
     _finish(result, problem, settings, task, out)
     return 0
+
+
+def _check_batch(settings: Settings, problem: Problem) -> None:
+    examples = round(count_examples(problem.train) * (1 - settings.validation))
+    if settings.batch_size > examples:
+        raise UsageError(
+            f"--batch-size {settings.batch_size} was given for {examples} training examples, a whole number from 1 to "
+            f"{examples} was expected. Choose a smaller batch."
+        )
 
 
 def _loss_of(task: Task, problem: Problem, settings: Settings) -> Any:

@@ -120,6 +120,12 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
+@functools.cache
+def transform(name: str) -> Any:
+    """One of `OPTIMIZERS`, always the same object: a foreign transform compares by identity."""
+    return OPTIMIZERS[name]()
+
+
 def bits(tree: Any) -> list[bytes]:
     """The content of all arrays; two trees are equal to the last bit if this is."""
     return [_words(x).tobytes() for x in jax.tree.leaves(tree)]

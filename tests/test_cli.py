@@ -214,7 +214,7 @@ def test_a_run_that_diverges_stops_and_says_so(tmp_path, capsys):
         ([*SHORT[1:], "--learning-rate", "fast"], ["'fast'", "[0, inf)"]),
         ([*SHORT[1:], "--warmup", "1"], ["'1'", "[0, 1)"]),
         ([*SHORT[1:], "--epochs", "0"], ["--epochs", "'0'", "whole number"]),
-        ([*SHORT[1:], "--batch-size", "5000"], ["batch_size=5000", "1437", "smaller batch"]),
+        ([*SHORT[1:], "--batch-size", "5000"], ["--batch-size 5000", "1437", "smaller batch"]),
         ([*SHORT[1:], "--seed", "-1"], ["--seed"]),
         (["--config", "nowhere.json"], ["nowhere.json", "Check the path"]),
     ],

@@ -1,9 +1,11 @@
 """The data sets: what is in them, and that nothing of the test part leaks."""
 
+import pickle
 import re
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -88,3 +90,70 @@ def test_missing_sources_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", types.ModuleType("pydoc_data.topics"))
     with pytest.raises(ImportError, match=r"pydoc_data.topics.*standard library"):
         data.english_text()
+
+
+TABLES = {"breast_cancer": (569, 30, 2), "wine": (178, 13, 3), "iris": (150, 4, 3)}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_split_by_class_and_scaled_by_the_training_part(name):
+    examples, features, classes = TABLES[name]
+    split = getattr(data, name)()
+    assert split.name == name
+    assert len(split.train_y) + len(split.test_y) == examples
+    assert len(split.test_y) == pytest.approx(0.2 * examples, abs=1)
+    assert split.train_x.shape[1:] == split.test_x.shape[1:] == (features,)
+    assert [a.dtype for a in split] == [np.float32, np.int32, np.float32, np.int32]
+    counts = [np.bincount(y, minlength=classes) for y in (split.train_y, split.test_y)]
+    np.testing.assert_allclose(counts[1], 0.2 * (counts[0] + counts[1]), atol=1)
+    np.testing.assert_allclose(split.train_x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(split.train_x.std(0), 1, atol=1e-5)
+    assert np.abs(split.test_x.mean(0)).max() > 0.01
+
+
+def test_diabetes_is_a_regression_in_deviations():
+    split = data.diabetes()
+    assert [a.shape for a in split] == [(354, 10), (354,), (88, 10), (88,)]
+    assert {a.dtype for a in split} == {np.dtype(np.float32)}
+    assert split.train_y.mean() == pytest.approx(0, abs=1e-5)
+    assert split.train_y.std() == pytest.approx(1, abs=1e-5)
+    slope, *_ = np.linalg.lstsq(split.train_x, split.train_y)
+    error = np.mean((split.test_x @ slope - split.test_y) ** 2)
+    assert error < 0.8 * split.test_y.var()  # it can be learned
+
+
+def test_photo_patches_are_the_photos_again():
+    pytest.importorskip("PIL")
+    from sklearn.datasets import load_sample_image
+
+    split = data.photo_patches(16)
+    assert split.train_x.shape[1:] == (16, 16, 3)
+    assert split.train_x.dtype == np.float32
+    china, flower = (load_sample_image(name).astype(np.float32) / 255 for name in ("china.jpg", "flower.jpg"))
+    np.testing.assert_array_equal(split.train_x[0], china[:16, :16])
+    np.testing.assert_array_equal(split.train_x[split.train_y == 1][1], flower[:16, 16:32])
+    np.testing.assert_array_equal(split.test_x[0], china[:16, 32 * 16 : 33 * 16])
+    np.testing.assert_array_equal(np.bincount(split.train_y), [26 * 32] * 2)
+    np.testing.assert_array_equal(np.bincount(split.test_y), [26 * 8] * 2)
+
+
+@pytest.mark.parametrize("size", [0, 321])
+def test_patches_of_an_impossible_size_are_an_error(size):
+    with pytest.raises(ValueError, match=rf"size={size} .*1 to 320"):
+        data.photo_patches(size)
+
+
+def test_missing_pillow_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r'Pillow.*pip install "jopt\[data\]"'):
+        data.photo_patches()
+
+
+def test_a_split_is_a_tuple_with_a_name():
+    split = data.iris()
+    x, y, x_test, y_test = split
+    assert x is split.train_x
+    assert y_test is split.test_y
+    again = pickle.loads(pickle.dumps(split))
+    assert again.name == "iris"
+    assert type(jax.tree.map(np.asarray, split)) is data.Split

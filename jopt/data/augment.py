@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 Step = Callable[[jax.Array, Any], Any]
 
@@ -30,11 +31,11 @@ class Augment:
         for position, step in enumerate(self.steps):
             own = jax.random.fold_in(key, position)
             if getattr(step, "takes_labels", False):
-                batch = step(own, batch)
+                batch = _apart(step, own, batch)
             elif isinstance(batch, tuple | list):
-                batch = (step(own, batch[0]), *batch[1:])
+                batch = (_apart(step, own, batch[0]), *batch[1:])
             else:
-                batch = step(own, batch)
+                batch = _apart(step, own, batch)
         return batch
 
 
@@ -61,3 +62,21 @@ def augment(*steps: Step) -> Augment:
                 f"expected. Pass the steps one by one: augment(Shift(1), Flip())."
             )
     return Augment(steps)
+
+
+def _apart(step: Step, key: jax.Array, values: Any) -> Any:
+    """`step(key, values)`, compiled apart from the steps that read its result.
+
+    XLA's compiler for CPUs joins a step with its readers, and then computes a pixel again for each of
+    them: shift, rotate, noise and mixup of 128 images of 28 × 28 pixels take 10 to 17 ms joined, 1.7 ms
+    apart. It cannot join what sits in a branch, unless it can prove that the branch is always taken.
+    """
+    if jax.default_backend() != "cpu":
+        return step(key, values)
+    shapes = jax.eval_shape(step, key, values)
+
+    def never(key: jax.Array, values: Any) -> Any:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    always = jnp.isfinite(jax.random.uniform(key, (), jnp.float32))
+    return jax.lax.cond(always, step, never, key, values)

@@ -1,11 +1,9 @@
 """A small convolutional network for images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jopt.models.activations import (
     ACTIVATIONS,
@@ -15,25 +13,7 @@ from jopt.models.activations import (
     matching_initializer,
     output_initializer,
 )
-
-
-def _as_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with padding to the same size, as one matrix product over shifted views."""
-    rows, columns, _, channels = kernel.shape
-    _, height, width, _ = x.shape
-    top, left = (rows - 1) // 2, (columns - 1) // 2
-    padded = jnp.pad(x, ((0, 0), (top, rows - 1 - top), (left, columns - 1 - left), (0, 0)))
-    shifted = [padded[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
-    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, channels)
-
-
-def _convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **geometry: Any) -> jax.Array:
-    # On CPU, XLA runs the gradient of a convolution inside a loop (a scanned epoch) by a plain nest of
-    # loops: measured 27 ms where the product of the same size takes 0.5.
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **geometry)
-
-    return jax.lax.platform_dependent(x, kernel, cpu=_as_product, default=native)
+from jopt.models.convolution import check_images, convolve
 
 
 class CNN(nn.Module):
@@ -70,11 +50,7 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         check_choice("CNN", "activation", self.activation, ACTIVATIONS)
-        if x.ndim != 4:
-            raise ValueError(
-                f"CNN: an input of shape {x.shape} was given, (batch, height, width, channels) was expected. "
-                f"Add the missing axis, for example x[..., None] for grey images."
-            )
+        check_images("CNN", x)
         init = self.kernel_init or matching_initializer(self.activation)
         for i, channels in enumerate(self.features):
             window = (self.kernel, self.kernel)
@@ -83,7 +59,7 @@ class CNN(nn.Module):
                 window,
                 use_bias=not self.batch_norm,
                 kernel_init=init,
-                conv_general_dilated=_convolve,
+                conv_general_dilated=convolve,
                 name=f"conv_{i}",
             )(x)
             if self.batch_norm:

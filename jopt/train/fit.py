@@ -1,18 +1,25 @@
 """`fit`: from arrays, a model and a transform to trained parameters."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jopt.state import eval_params
 from jopt.train import resume as resume_
-from jopt.train.batches import ArrayFeed, BatchSize, count_examples
-from jopt.train.evaluate import eval_feed, is_stream, needs_eval_fn
+from jopt.train.arguments import (
+    batch_size_of,
+    check_rules,
+    choice,
+    feeds,
+    key_of,
+    listed,
+    model_of,
+    transform_of,
+    whole,
+)
+from jopt.train.evaluate import needs_eval_fn
 from jopt.train.fragile import Fragile, name_of
 from jopt.train.history import History
 from jopt.train.loggers import as_logger
@@ -21,10 +28,9 @@ from jopt.train.losses import as_loss
 from jopt.train.objective import objective
 from jopt.train.progress import make_progress
 from jopt.train.signals import Requests, requests
-from jopt.train.step import Optimizer, is_transform
+from jopt.train.step import Optimizer
 from jopt.train.step import start as start_
-from jopt.train.streams import StreamFeed
-from jopt.transform import Transform, as_transform
+from jopt.transform import Transform
 
 POWERS = {None: 0.0, "linear": 1.0, "sqrt": 0.5}
 
@@ -205,23 +211,23 @@ def fit(
             f"fit: epochs={epochs!r} and steps={steps!r} were given, exactly one of them was expected. "
             f"Pass for example epochs=10."
         )
-    key = _key(key)
+    key = key_of(key)
     loss_fn = as_loss(loss_fn, loss, metrics)
     stateful = model_state is not None or hasattr(loss_fn, "rebuild")
     if fast_dev_run:
         epochs, steps, overfit, checkpoint = None, 1, 1, None
-    size = _batch_size(batch_size, accumulate, micro_batch_size, key)
-    feed, evaluation = _feeds(
+    size = batch_size_of(batch_size, accumulate, micro_batch_size, key)
+    feed, evaluation = feeds(
         data, size, eval_data, validation_split, eval_batch_size, shuffle, last_batch, key, overfit, accumulate
     )
     try:
-        total = steps if steps is not None else feed.total(_whole("epochs", epochs))
-        tx = _transform(tx, total)
-        params, model_state = _model(loss_fn, params, model_state, start, feed, key)
+        total = steps if steps is not None else feed.total(whole("epochs", epochs))
+        tx = transform_of(tx, total)
+        params, model_state = model_of(loss_fn, params, model_state, start, feed, key)
         of = objective(loss_fn, eval_fn, stateful=stateful, precision=precision)
         if evaluation is not None and of.eval_fn is None:
             raise needs_eval_fn("fit", loss_fn)
-        _check_rules(_listed(until), evaluation)
+        check_rules(listed(until), evaluation)
         optimizer, numbers = Optimizer.of(tx)
         plan = Plan(
             objective=of,
@@ -230,18 +236,18 @@ def fit(
             key=jax.random.fold_in(key, 1),
             total=total,
             epochs=epochs,
-            alarm=None if max_nonfinite is None else _whole("max_nonfinite", max_nonfinite),
+            alarm=None if max_nonfinite is None else whole("max_nonfinite", max_nonfinite),
             accumulates=accumulate is not None or micro_batch_size is not None,
             base_size=None if scale_learning_rate is None else size(0),
-            power=_choice("scale_learning_rate", scale_learning_rate, POWERS),
-            eval_every=None if eval_every == "epoch" else _whole("eval_every", eval_every),
-            log_every=None if log_every is None else _whole("log_every", log_every),
-            reset=_choice("model_state_reset", model_state_reset, {None: None, "epoch": model_state}),
-            seconds=finite_budget(max_seconds, _listed(until)),
-            steps_per_call=None if steps_per_call == "auto" else _whole("steps_per_call", steps_per_call),
-            until=_listed(until),
-            callbacks=tuple(Fragile(f"the callback {name_of(c)!r}", c) for c in _listed(callbacks)),
-            loggers=tuple(map(as_logger, _listed(loggers))),
+            power=choice("scale_learning_rate", scale_learning_rate, POWERS),
+            eval_every=None if eval_every == "epoch" else whole("eval_every", eval_every),
+            log_every=None if log_every is None else whole("log_every", log_every),
+            reset=choice("model_state_reset", model_state_reset, {None: None, "epoch": model_state}),
+            seconds=finite_budget(max_seconds, listed(until)),
+            steps_per_call=None if steps_per_call == "auto" else whole("steps_per_call", steps_per_call),
+            until=listed(until),
+            callbacks=tuple(Fragile(f"the callback {name_of(c)!r}", c) for c in listed(callbacks)),
+            loggers=tuple(map(as_logger, listed(loggers))),
         )
         with resume_.session(checkpoint) as checkpoints:
             params, model_state = copy((params, model_state if stateful else {}))
@@ -265,33 +271,45 @@ def _run(loop: Loop, loss_fn: Any, stateful: bool) -> Fit:
     for logger in plan.loggers:
         logger.start(config)
     loop.progress.start(plan.total, loop.step, epochs, "")
-    interrupt: KeyboardInterrupt | None = None
     with requests() as asked:
-        why, interrupt = _guarded(loop, asked)
+        why, cause = _trained(loop, asked)
         result = None
         while result is None:
             try:
                 result = _finish(loop, why, loss_fn, stateful)
             except KeyboardInterrupt as again:  # what was trained is not lost to impatience
-                interrupt = again
-    if loop.alarmed:
-        error = NonFiniteError(
-            f"fit: {why}; finite losses and gradients were expected. The parameters of error.fit are the last good "
-            f"ones. Lower the learning rate, clip gradients, or look at the data of these steps."
-        )
-        error.fit = result
-        raise error
-    if interrupt is not None and asked.reason is not None:  # a second Ctrl-C
-        interrupt.fit = result  # type: ignore[attr-defined]
-        raise interrupt
-    return result
+                cause = cause or again
+            except Exception as failure:  # the device took the buffers with it
+                raise failure if cause is None else cause from failure
+    error = _error(loop, why, cause, asked)
+    if error is None:
+        return result
+    error.fit = result  # type: ignore[attr-defined]
+    raise error
 
 
-def _guarded(loop: Loop, asked: Requests) -> tuple[str, KeyboardInterrupt | None]:
+def _trained(loop: Loop, asked: Requests) -> tuple[str, BaseException | None]:
+    """Why training ended, and what was raised, if anything."""
     try:
         return loop.run(asked), None
     except KeyboardInterrupt as interrupt:
         return "interrupted by Ctrl-C", interrupt
+    except Exception as error:  # of the data, a rule, the device
+        return f"stopped by {type(error).__name__}", error
+
+
+def _error(loop: Loop, why: str, cause: BaseException | None, asked: Requests) -> BaseException | None:
+    """What to raise with the result; a first Ctrl-C raises nothing."""
+    if loop.alarmed:
+        return NonFiniteError(
+            f"fit: {why}; finite losses and gradients were expected. The parameters of error.fit are the last good "
+            f"ones. Lower the learning rate, clip gradients, or look at the data of these steps."
+        )
+    if isinstance(cause, KeyboardInterrupt) and asked.reason is None:
+        return None
+    if isinstance(cause, Exception):
+        cause.add_note("What was trained until then is in the attribute `fit` of this error.")
+    return cause
 
 
 def _finish(loop: Loop, why: str, loss_fn: Any, stateful: bool) -> Fit:
@@ -322,145 +340,3 @@ def _finish(loop: Loop, why: str, loss_fn: Any, stateful: bool) -> Fit:
         logger.close()
     loop.progress.close(f"{why} (step {loop.step}, {loop.seconds:.1f} s)")
     return result
-
-
-# Arguments ---------------------------------------------------------------------------------------
-
-
-def _key(key: Any) -> jax.Array:
-    if isinstance(key, int | np.integer):
-        return jax.random.key(key)
-    key = jnp.asarray(key)
-    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"fit: {name}={value!r} was given, a whole number of at least 1 was expected. Pass one.")
-    return int(value)
-
-
-def _choice(name: str, value: Any, choices: dict[Any, Any]) -> Any:
-    if value not in choices:
-        raise ValueError(f"fit: {name}={value!r} was given, one of {list(choices)} was expected. Choose one.")
-    return choices[value]
-
-
-def _check_rules(until: Sequence[Any], evaluation: Any) -> None:
-    """A rule of an evaluation that never comes would never stop anything."""
-    for rule in until:
-        metric = getattr(rule, "metric", "")
-        if evaluation is None and isinstance(metric, str) and metric.startswith("eval_"):
-            raise TypeError(
-                f"fit: until={rule!r} was given without data to evaluate on, eval_data= or validation_split= was "
-                f"expected. Pass one, or a rule of a training metric such as 'loss'."
-            )
-
-
-def _listed(given: Any) -> tuple[Any, ...]:
-    """One thing or several as a tuple."""
-    if given is None:
-        return ()
-    return tuple(given) if isinstance(given, tuple | list) else (given,)
-
-
-def _batch_size(batch_size: Any, accumulate: int | None, micro: int | None, key: Any) -> BatchSize:
-    if accumulate is not None and micro is not None:
-        raise TypeError(
-            f"fit: accumulate={accumulate!r} and micro_batch_size={micro!r} were given, one of them was expected. "
-            f"Pass accumulate for a fixed number of micro-batches, micro_batch_size for a fixed size."
-        )
-    seed = int(np.asarray(jax.random.key_data(key)).ravel()[-1])
-    of = tuple(batch_size) if isinstance(batch_size, list) else batch_size
-    if accumulate is not None:
-        if not isinstance(of, int | np.integer):
-            raise TypeError(
-                f"fit: accumulate={accumulate!r} was given with batch_size={batch_size!r}, a batch size that is a "
-                f"number was expected. Pass micro_batch_size instead: it goes with any batch size."
-            )
-        micro = -(-int(of) // _whole("accumulate", accumulate))
-    return BatchSize(of, None if micro is None else _whole("micro_batch_size", micro), seed)
-
-
-def _feeds(
-    data: Any,
-    size: BatchSize,
-    eval_data: Any,
-    share: float | None,
-    eval_batch_size: int,
-    shuffle: Any,
-    last_batch: str,
-    key: Any,
-    overfit: int | None,
-    accumulate: int | None,
-) -> tuple[ArrayFeed | StreamFeed, ArrayFeed | StreamFeed | None]:
-    """The data to train on and to evaluate on."""
-    _choice("last_batch", last_batch, {"keep": None, "drop": None})
-    if share is not None:
-        data, eval_data = _split(data, eval_data, share, key)
-    if hasattr(eval_data, "__next__"):
-        eval_data = list(eval_data)  # it is read again and again
-    if is_stream(data):
-        if overfit is not None:
-            data = list(itertools.islice(iter(data(0) if callable(data) else data), overfit))
-            eval_data = data if eval_data is not None else None
-        if size.micro is not None and accumulate is None:
-            raise TypeError(
-                f"fit: micro_batch_size={size.micro} was given with an iterable of batches, whose sizes are its own; "
-                f"accumulate was expected. Pass accumulate=k to split each batch into k."
-            )
-        feed: ArrayFeed | StreamFeed = StreamFeed(data, micro=accumulate or 1)
-    else:
-        feed = ArrayFeed(data, size, shuffle, last_batch, jax.random.fold_in(key, 0), limit=overfit)
-        if overfit is not None and eval_data is not None:
-            first = sum(s.count * s.size for s in feed.segments)
-            eval_data = jax.tree.map(lambda a: a[:first], data)
-    return feed, None if eval_data is None else eval_feed(eval_data, eval_batch_size)
-
-
-def _split(data: Any, eval_data: Any, share: float, key: Any) -> tuple[Any, ...]:
-    """Some examples, drawn by key, for evaluation."""
-    if eval_data is not None or is_stream(data) or not 0 < share < 1:
-        raise ValueError(
-            f"fit: validation_split={share!r} was given {'beside eval_data' if eval_data is not None else ''}, a share "
-            f"in (0, 1) of data that are arrays was expected. Pass validation_split=0.1, or eval_data alone."
-        )
-    examples = count_examples(data)
-    held = round(examples * share)
-    if not 0 < held < examples:
-        raise ValueError(
-            f"fit: validation_split={share!r} of {examples} examples leaves a part empty, at least one example in each "
-            f"was expected. Choose another share."
-        )
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 3), examples))
-    return tuple(_chosen(data, np.sort(part)) for part in (order[held:], order[:held]))
-
-
-def _chosen(data: Any, rows: np.ndarray) -> Any:
-    return jax.tree.map(lambda a: jnp.asarray(a)[rows], data)
-
-
-def _transform(tx: Any, total: int | None) -> Transform:
-    if is_transform(tx) or not callable(tx):
-        return as_transform(tx, "fit")
-    if total is None:
-        raise TypeError(
-            "fit: tx is a function of the number of steps, which is not known for this data; steps= was expected. "
-            "Pass steps=, or data with a length."
-        )
-    return as_transform(tx(total), "fit")
-
-
-def _model(loss_fn: Any, params: Any, model_state: Any, start: Fit | None, feed: Any, key: Any) -> tuple[Any, Any]:
-    """The parameters and the model's state to begin with."""
-    if start is not None:
-        return start.params, start.model_state
-    if hasattr(loss_fn, "init") and (params is None or model_state is None):
-        fresh, state = loss_fn.init(jax.random.fold_in(key, 2), feed.sample())
-        return fresh if params is None else params, state if model_state is None else model_state
-    if params is None:
-        raise TypeError(
-            f"fit: params=None was given with the loss function {name_of(loss_fn)!r}, parameters were expected. Pass "
-            f"them; only a Flax model or its adapter makes its own."
-        )
-    return params, model_state

@@ -293,7 +293,7 @@ def lr_find(
         )
     if suggestion not in RULES:
         raise ValueError(f"lr_find: suggestion={suggestion!r} was given, one of {RULES} was expected. Choose one.")
-    begin, operands = trial(
+    what, operands = trial(
         "lr_find",
         as_loss(loss_fn, loss, metrics),
         params,
@@ -309,7 +309,7 @@ def lr_find(
         precision=precision,
         name=name,
     )
-    program = cached(begin.recipe.objective.loss_fn, begin, lambda: jax.jit(functools.partial(_run, begin)))
+    program = cached(what.recipe.objective.loss_fn, what, lambda: jax.jit(functools.partial(_run, what)))
     curve: Curve = jax.device_get(program(operands, np.float32(smoothing), np.float32(stop_div)))
     done = int(curve.count)
     return LRFind(

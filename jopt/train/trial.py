@@ -10,9 +10,9 @@ import numpy as np
 
 from jopt.scalars import scalar_dtype
 from jopt.state import hyperparams, set_hyperparams, states
+from jopt.train.arguments import key_of, model_of
 from jopt.train.batches import ArrayFeed, BatchSize
 from jopt.train.evaluate import is_stream
-from jopt.train.fit import _key, _model
 from jopt.train.loop import copy
 from jopt.train.objective import objective
 from jopt.train.program import Recipe, fetcher, one_step
@@ -101,10 +101,10 @@ def trial(
             f"{call}: precision={precision!r} was given, None or 'bf16' was expected: the dynamic scale of a float16 "
             f"loss would hide where training breaks. Test in None; the rate holds for float16 too."
         )
-    key = _key(key)
+    key = key_of(key)
     feed = _feed(call, data, batch_size, accumulate, shuffle, key)
     stateful = model_state is not None or hasattr(loss_fn, "rebuild")
-    params, model_state = _model(loss_fn, params, model_state, None, feed, key)
+    params, model_state = model_of(loss_fn, params, model_state, None, feed, key)
     params, model_state = copy((params, model_state if stateful else {}))
     transform, make = _transform(call, tx, rates[0])
     state = copy(transform.init(params))
@@ -199,7 +199,7 @@ def _settable(call: str, tx: Transform, state: Any, name: str) -> str:
         return name if name in found else found[0]
     raise ValueError(
         f"{call}: the transform {tx!r} was given, a transform with a number {name!r} was expected, but {problem}. Pass "
-        f"a function learning rate → transform instead, such as jopt.adamw or lambda rate: jopt.sgd(rate, momentum=0.9)."
+        f"a function learning rate → transform instead, such as jopt.adamw, or lambda rate: jopt.sgd(rate, 0.9)."
     )
 
 

@@ -108,10 +108,10 @@ def write(storage: Storage, file: io.FileIO, content: dict[str, Any], blobs: Ite
         members.append(member)
         return member
 
-    for index, blob in enumerate(blobs):
-        member = append(_blob_name(index), blob)
+    for blob in blobs:  # no `enumerate`: it would hold the last one while the next is made
+        member = append(_blob_name(len(digests)), blob)
         digests.append([member.size, member.crc, hashlib.sha256(blob).hexdigest()])
-        del blob  # before the next one is made
+        del blob
     manifest = strict_json.dump(content | {"blobs": digests})
     size = members[-1].end if members else 0
     if strict_json.memory(manifest) > FREE_MEMORY + size:
