@@ -674,6 +674,20 @@ def test_a_session_reconciles_hyper_parameters(tmp_path, capsys):
         assert jopt.hyperparams(restored.tree)["learning_rate"] == np.float32(0.1)
 
 
+def test_like_may_depend_on_meta(tmp_path):
+    with Checkpointer(tmp_path).open() as session:
+        assert session.save(1, {"w": np.ones(2), "best": np.ones(3)}, {"best": 3})
+        restored = session.latest(lambda meta: {"w": np.zeros(2), "best": np.zeros(meta["best"])})
+        np.testing.assert_array_equal(restored.tree["best"], np.ones(3))
+
+
+def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
+    with Checkpointer(tmp_path, best="loss").open() as session:
+        metrics = {"loss": jnp.float32(2.0), "name": "x", "matrix": np.ones((2, 2)), "none": None}
+        assert session.save(1, tree_of(1), metrics=metrics)
+        assert session.best(tree_of(0)).step == 1
+
+
 def test_a_tree_that_cannot_be_saved_is_an_error(tmp_path):
     with Checkpointer(tmp_path).open() as session:
         with pytest.raises(CheckpointError, match="'name'"):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import jopt
-from jopt.train.checkpoint import Checkpointer, CheckpointError, archive, load, read_meta, save
+from jopt.train.checkpoint import Checkpointer, CheckpointError, archive, load, read_meta, save, strict_json
 from jopt.train.checkpoint.errors import DamagedCheckpointError
 
 MEGABYTE = 1 << 20
@@ -266,6 +266,8 @@ HOSTILE = {
     "a million objects": lambda: rebuilt(b"[" + b'{"a":0},' * 10**6 + b"0]", []),
     "a million leaves": lambda: around([0] * 10**6),
     "a million blobs": lambda: around([], blobs=[[0, 0, ""]] * 10**6),
+    "a hundred thousand deep paths": lambda: around([], empty=[[[str(i)] + ["a"] * 50, "key"] for i in range(10**5)]),
+    "a hundred thousand leaves of nothing": lambda: around([{"kind": "none", "path": [str(i)]} for i in range(10**5)]),
     "a bomb in meta": lambda: rebuilt(
         b'{"format":1,"leaves":[],"empty":[],"blobs":[],"meta":' + b"[[]," * 10**5 + b"0" + b"]" * 10**5 + b"}", []
     ),
@@ -367,6 +369,45 @@ def test_headers_that_zip_tools_would_follow_are_not(tmp_path):
         out.comment = data[-archive.COMMENT_SIZE :]
     with pytest.raises(DamagedCheckpointError):
         load(tmp_path / "c.jopt")
+
+
+ITEMS = (
+    "[]",
+    "{}",
+    "[0]",
+    "[[0]]",
+    '{"k%d":1e9}',
+    "1e9",
+    '"abc"',
+    "12345678901",
+    "-1",
+    '"%d' + "\\ud83d\\ude00" + 50 * "a" + '"',
+)
+
+
+OBJECTS = ["{" + ",".join(f'"{i}-%d":1e9' for i in range(n)) + "}" for n in (2, 6, 11, 22)]
+
+
+@pytest.mark.parametrize("item", [*ITEMS, *OBJECTS])
+def test_the_memory_of_json_is_bounded_before_it_is_parsed(item):
+    text = ("[" + ",".join(item.replace("%d", str(i)) for i in range(20_000)) + "]").encode()
+    tracemalloc.start()
+    try:
+        strict_json.load(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= strict_json.memory(text)
+
+
+def test_large_models_have_room(tmp_path):
+    """20 000 small arrays, and the history of a long run."""
+    tree = {
+        f"layer_{i}": {"kernel": np.zeros(100, np.float32), "bias": np.zeros(10, np.float32)} for i in range(10_000)
+    }
+    rows = [{"step": 10 * i, "loss": 0.123456789, "accuracy": 0.987654321} for i in range(20_000)]
+    save(tmp_path / "a.jopt", tree, meta=rows)
+    assert len(load(tmp_path / "a.jopt")) == 10_000
 
 
 def test_a_large_file_loads_in_little_memory(tmp_path):

@@ -289,7 +289,9 @@ def test_offline_there_are_digits_and_a_loud_warning(monkeypatch, name):
     monkeypatch.setattr(download, "MNIST", UNREACHABLE)
     monkeypatch.setattr(download, "FASHION_MNIST", (UNREACHABLE,) * 4)
     monkeypatch.setattr(download, "CIFAR10", UNREACHABLE)
-    with pytest.warns(data.OfflineWarning, match=rf"(?s)NOT {name} BUT DIGITS.*refused.*{name}\(fallback=False\)") as seen:
+    with pytest.warns(
+        data.OfflineWarning, match=rf"(?s)NOT {name} BUT DIGITS.*refused.*{name}\(fallback=False\)"
+    ) as seen:
         split = getattr(data, name)()
     assert seen[0].filename == __file__
     assert split.name == "digits"

@@ -75,8 +75,9 @@ def test_parts_are_mixed_and_classes_may_be_words():
 
 
 def test_shares_with_rounding_errors_use_everything():
-    assert sum((0.7, 0.1, 0.2)) < 1
-    assert sum(map(len, data.random_split(1437, (0.7, 0.1, 0.2)))) == 1437
+    shares = (0.1,) * 10  # a little less than 1 when added one after the other
+    assert [len(part) for part in data.random_split(1430, shares)] == [143] * 10
+    assert sum(map(len, data.random_split(1437, shares))) == 1437
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,7 @@ def test_weights_of_strange_labels_are_errors(labels, classes, message):
         data.class_weights(np.array(labels), classes)
 
 
-@settings(max_examples=25, deadline=None)
-@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=4), n=st.sampled_from([1, 7, 60, 200]))
+@pytest.mark.parametrize(("counts", "n"), [([5], 12), ([3, 9, 20, 8], 100)])
 def test_a_balanced_order_takes_turns_and_wastes_nothing(counts, n):
     labels = labels_of(counts)
     order = np.asarray(data.balanced_order(KEY, labels, n))
@@ -149,8 +149,7 @@ def test_a_balanced_order_takes_turns_and_wastes_nothing(counts, n):
 
 def test_a_balanced_order_runs_compiled_and_mapped():
     labels = jnp.asarray(labels_of([3, 30]))
-    draw = lambda key: data.balanced_order(key, labels, 50)  # noqa: E731
-    np.testing.assert_array_equal(jax.jit(draw)(KEY), draw(KEY))
+    draw = jax.jit(lambda key: data.balanced_order(key, labels, 50))
     keys = jax.random.split(KEY, 3)
     mapped = jax.vmap(draw)(keys)
     np.testing.assert_array_equal(mapped, jnp.stack([draw(key) for key in keys]))
@@ -161,7 +160,7 @@ def test_a_balanced_order_runs_compiled_and_mapped():
 
 def test_every_class_gets_the_odd_draw():
     labels = labels_of([5, 5, 5])
-    orders = jax.vmap(lambda key: data.balanced_order(key, labels, 4))(jax.random.split(KEY, 60))
+    orders = jax.jit(jax.vmap(lambda key: data.balanced_order(key, labels, 4)))(jax.random.split(KEY, 60))
     favoured = {int(np.bincount(labels[order]).argmax()) for order in np.asarray(orders)}
     assert favoured == {0, 1, 2}
 

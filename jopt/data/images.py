@@ -197,7 +197,7 @@ class Cutout:
         fill = _fill_value(self, images.dtype)
         inside = jnp.ones((len(images), 1, 1), bool)
         for own, length, axis in zip(jax.random.split(key), images.shape[1:3], (1, 2), strict=True):
-            start = jax.random.randint(own, (len(images), 1, 1), 0, length) - self.size // 2
+            start = jax.random.randint(own, (len(images), 1, 1), 0, length, jnp.int32) - self.size // 2
             place = jnp.arange(length, dtype=jnp.int32).reshape((1, -1, 1) if axis == 1 else (1, 1, -1))
             inside = inside & (start <= place) & (place < start + self.size)
         return jnp.where(inside.reshape(inside.shape + (1,) * (images.ndim - 3)), fill, images)
@@ -228,8 +228,7 @@ def check_pixels(step: Any, x: Any) -> jax.Array:
 
 def widened(x: jax.Array) -> jax.Array:
     """`x` in float32 or wider, for arithmetic."""
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32) if floating else jnp.float32)
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def narrowed(x: jax.Array, dtype: Any) -> jax.Array:
@@ -294,7 +293,7 @@ def _pad(step: Any, images: jax.Array, pixels: int) -> jax.Array:
 def _window(key: jax.Array, images: jax.Array, size: tuple[int, int]) -> jax.Array:
     """A window of `size` out of every image, each place as likely as another."""
     room = jnp.asarray([whole - side + 1 for whole, side in zip(images.shape[1:3], size, strict=True)], jnp.int32)
-    corner = jax.random.randint(key, (len(images), 2), 0, room[None, :])
+    corner = jax.random.randint(key, (len(images), 2), 0, room[None, :], jnp.int32)
 
     def cut(image: jax.Array, corner: jax.Array) -> jax.Array:
         start = (corner[0], corner[1], *(jnp.zeros((), jnp.int32),) * (image.ndim - 2))

@@ -142,7 +142,7 @@ def balanced_order(key: jax.Array, labels: jax.Array | np.ndarray, n: int) -> ja
     counts = jnp.diff(starts)
     # Classes take turns; which one begins is random, or the remainder would always go to the same ones.
     turn = jnp.arange(n, dtype=jnp.int32)
-    c = (turn + jax.random.randint(first, (), 0, classes)) % classes
+    c = (turn + jax.random.randint(first, (), 0, classes, jnp.int32)) % classes
     drawn = grouped[starts[c] + turn // classes % counts[c]]
     return jax.random.permutation(last, drawn).astype(jnp.int32)
 
@@ -172,7 +172,7 @@ def _sizes(call: str, examples: int, parts: Sequence[int | float]) -> list[int]:
     if all(isinstance(part, int) for part in parts):
         sizes, wanted = parts, sum(parts)
     elif all(isinstance(part, float) for part in parts):
-        # 0.7 + 0.1 + 0.2 is a little less than 1, and must still use every example.
+        # Ten shares of 0.1 add up to a little less than 1, and must still use every example.
         wanted = math.floor(sum(parts) * examples + ROUNDING)
         sizes = _round_to_total(np.array(parts) * examples, wanted)
     else:

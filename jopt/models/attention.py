@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jopt.dtypes import compute_dtype
 from jopt.models.activations import Initializer, output_initializer
 
 ROTATION_BASE = 10_000.0  # the slowest pair of numbers turns once in about 2π · this many steps
@@ -21,7 +22,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) -> ja
         causal: a step sees itself and the steps before it only.
     """
     agreement = q @ k.swapaxes(-1, -2) / jnp.asarray(q.shape[-1] ** 0.5, q.dtype)
-    agreement = agreement.astype(jnp.promote_types(q.dtype, jnp.float32))
+    agreement = agreement.astype(compute_dtype(q.dtype))
     if causal:
         time = q.shape[-2]
         past = jnp.tril(jnp.ones((1, 1, time, time), bool))

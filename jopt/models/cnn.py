@@ -14,6 +14,7 @@ from jopt.models.activations import (
     output_initializer,
 )
 from jopt.models.convolution import check_images, convolve
+from jopt.models.normalization import Norm
 
 
 class CNN(nn.Module):
@@ -63,7 +64,7 @@ class CNN(nn.Module):
                 name=f"conv_{i}",
             )(x)
             if self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{i}")(x)
+                x = Norm("batch", train, name=f"norm_{i}")(x)
             x = activation_of(self, self.activation, f"conv_slope_{i}")(x)
             if i in self.pool:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))

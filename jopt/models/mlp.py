@@ -13,6 +13,7 @@ from jopt.models.activations import (
     matching_initializer,
     output_initializer,
 )
+from jopt.models.normalization import Norm
 
 
 class MLP(nn.Module):
@@ -47,7 +48,7 @@ class MLP(nn.Module):
         for i, width in enumerate(self.features):
             x = nn.Dense(width, use_bias=not self.batch_norm, kernel_init=hidden_init, name=f"hidden_{i}")(x)
             if self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm_{i}")(x)
+                x = Norm("batch", train, name=f"norm_{i}")(x)
             x = activation_of(self, self.activation, f"slope_{i}")(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.outputs, kernel_init=self.kernel_init or output_initializer(), name="output")(x)

@@ -1,6 +1,5 @@
 """A small residual network for images, with self-attention if wanted."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -16,20 +15,11 @@ from jopt.models.activations import (
 )
 from jopt.models.attention import Attention, check_heads
 from jopt.models.convolution import check_images, convolve
+from jopt.models.normalization import NORMS, Norm
 
-NORMS: tuple[str, ...] = ("batch", "group", "none")
 PIXEL_POSITIONS: tuple[str, ...] = ("learned", "none")
-GROUP = 8  # most channels that one group of norm="group" has
 
 Function = Callable[[jax.Array], jax.Array]
-
-
-def _norm(kind: str, channels: int, train: bool, name: str) -> Function:
-    if kind == "batch":
-        return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)
-    if kind == "group":
-        return nn.GroupNorm(num_groups=None, group_size=math.gcd(channels, GROUP), name=name)
-    return lambda x: x
 
 
 class ResidualBlock(nn.Module):
@@ -66,12 +56,12 @@ class ResidualBlock(nn.Module):
                 name=name,
             )
 
-        y = _norm(self.norm, x.shape[-1], train, "norm_0")(x)
+        y = Norm(self.norm, train, name="norm_0")(x)
         y = activation_of(self, self.activation, "slope_0")(y)
         if self.stride != 1 or x.shape[-1] != self.channels:
             x = conv("shortcut", 1, self.stride, output_initializer())(y)
         y = conv("conv_0", self.kernel, self.stride, matching_initializer(self.activation))(y)
-        y = _norm(self.norm, self.channels, train, "norm_1")(y)
+        y = Norm(self.norm, train, name="norm_1")(y)
         y = activation_of(self, self.activation, "slope_1")(y)
         return x + conv("conv_1", self.kernel, 1, nn.initializers.zeros)(y)
 
@@ -93,7 +83,7 @@ class PixelAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         batch, height, width, channels = x.shape
-        pixels = _norm(self.norm, channels, train, "norm")(x).reshape(batch, height * width, channels)
+        pixels = Norm(self.norm, train, name="norm")(x).reshape(batch, height * width, channels)
         if self.positions == "learned":
             table = nn.Embed(height * width, channels, name="positions")
             pixels = pixels + table.embedding.astype(x.dtype)[None]
@@ -114,8 +104,8 @@ class ResNet(nn.Module):
         blocks: residual blocks of each stage, one number for all or one for each.
         kernel: side of the square window of each convolution, in pixels.
         activation: a name in `jopt.models.ACTIVATIONS`.
-        norm: "batch" keeps running statistics in `batch_stats`; "group" normalises each image by itself,
-            in groups of up to 8 channels; "none".
+        norm: "batch" keeps running statistics in `batch_stats`; "group" normalises each image by itself, in
+            groups of up to 8 channels; "layer" each pixel; "none".
         attention: True lets the pixels of the last stage see each other; or the indices of the stages.
         heads: attention heads, a divisor of the stage's channels.
         positions: "learned" tells the attention where each pixel is, and fixes the size of the images; "none".
@@ -164,7 +154,7 @@ class ResNet(nn.Module):
             if stage in attention:
                 name = f"stage_{stage}_attention"
                 x = PixelAttention(self.heads, self.positions, self.norm, self.kernel_init, name=name)(x, train)
-        x = _norm(self.norm, self.features[-1], train, "norm")(x)
+        x = Norm(self.norm, train, name="norm")(x)
         x = activation_of(self, self.activation, "slope")(x).mean(axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.outputs, kernel_init=self.kernel_init or output_initializer(), name="output")(x)

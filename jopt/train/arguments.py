@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def key_of(key: Any) -> jax.Array:
     if isinstance(key, int | np.integer):
         return jax.random.key(key)
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"fit: key={key!r} was given, a seed or a random key was expected. Pass for example key=0.")
     key = jnp.asarray(key)
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
@@ -88,6 +90,11 @@ def feeds(
 ) -> tuple[ArrayFeed | StreamFeed, ArrayFeed | StreamFeed | None]:
     """The data to train on and to evaluate on."""
     choice("last_batch", last_batch, {"keep": None, "drop": None})
+    if not isinstance(shuffle, bool) and not callable(shuffle):
+        raise TypeError(
+            f"fit: shuffle={shuffle!r} was given, True, False or a function (key, examples) → indices was expected. "
+            f"Pass True."
+        )
     if share is not None:
         data, eval_data = _split(data, eval_data, share, key)
     if hasattr(eval_data, "__next__"):

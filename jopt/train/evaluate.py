@@ -54,15 +54,24 @@ def _program(recipe: EvalRecipe) -> Callable[..., Means]:
     return cached(recipe.objective.loss_fn, recipe, build)
 
 
+def _empty(of: Objective, params: Any, model_state: Any, batch: Any) -> Means:
+    """Means of nothing for batches of these shapes; to find out what an evaluation reports it is traced, once."""
+    leaves, structure = jax.tree.flatten(batch)
+
+    def build() -> Means:
+        loss, found = jax.eval_shape(of.evaluate, params, model_state, batch)
+        return no_means(loss, found, batch)
+
+    return cached(of.loss_fn, (of, structure, tuple((x.shape, x.dtype) for x in leaves)), build)
+
+
 def measure(of: Objective, params: Any, model_state: Any, feed: ArrayFeed | StreamFeed) -> dict[str, float]:
     """The weighted means over one epoch of a feed, from its beginning."""
     means = None
     while (work := feed.take(2**30)) is not None:
         recipe = EvalRecipe(of, Recipe(of, None, None, work.kind, work.size, False))
         if means is None:
-            batch = feed.shapes_of(work)
-            loss, found = jax.eval_shape(of.evaluate, params, model_state, batch)
-            means = no_means(loss, found, batch)
+            means = _empty(of, params, model_state, feed.shapes_of(work))
         means = _program(recipe)(means, params, model_state, *operands(work))
     feed.next_epoch()
     return metrics.read(jax.device_get(means)) if means is not None else {}

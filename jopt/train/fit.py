@@ -1,5 +1,6 @@
 """`fit`: from arrays, a model and a transform to trained parameters."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -220,82 +221,79 @@ def fit(
     feed, evaluation = feeds(
         data, size, eval_data, validation_split, eval_batch_size, shuffle, last_batch, key, overfit, accumulate
     )
+    results: list[Fit] = []
     try:
-        total = steps if steps is not None else feed.total(whole("epochs", epochs))
-        tx = transform_of(tx, total)
-        params, model_state = model_of(loss_fn, params, model_state, start, feed, key)
-        of = objective(loss_fn, eval_fn, stateful=stateful, precision=precision)
-        if evaluation is not None and of.eval_fn is None:
-            raise needs_eval_fn("fit", loss_fn)
-        check_rules(listed(until), evaluation)
-        optimizer, numbers = Optimizer.of(tx)
-        plan = Plan(
-            objective=of,
-            optimizer=optimizer,
-            numbers=numbers,
-            key=jax.random.fold_in(key, 1),
-            total=total,
-            epochs=epochs,
-            alarm=None if max_nonfinite is None else whole("max_nonfinite", max_nonfinite),
-            accumulates=accumulate is not None or micro_batch_size is not None,
-            base_size=None if scale_learning_rate is None else size(0),
-            power=choice("scale_learning_rate", scale_learning_rate, POWERS),
-            eval_every=None if eval_every == "epoch" else whole("eval_every", eval_every),
-            log_every=None if log_every is None else whole("log_every", log_every),
-            reset=choice("model_state_reset", model_state_reset, {None: None, "epoch": model_state}),
-            seconds=finite_budget(max_seconds, listed(until)),
-            steps_per_call=None if steps_per_call == "auto" else whole("steps_per_call", steps_per_call),
-            until=listed(until),
-            callbacks=tuple(Fragile(f"the callback {name_of(c)!r}", c) for c in listed(callbacks)),
-            loggers=tuple(map(as_logger, listed(loggers))),
-        )
-        with resume_.session(checkpoint) as checkpoints:
-            params, model_state = copy((params, model_state if stateful else {}))
-            carry = start_(params, copy(tx.init(params)), model_state, of, feed.batch())
-            loop = Loop(plan, carry, feed, evaluation, make_progress(progress), checkpoints, tx)
-            if start is not None:
-                resume_.go_on(loop, start)
-            elif checkpoints is not None:
-                resume_.load(loop, resume, hyperparams)
-            return _run(loop, loss_fn, stateful)
-    finally:
-        feed.close()
-        if evaluation is not None:
-            evaluation.close()
+        with contextlib.ExitStack() as opened:
+            for each in (feed, evaluation):
+                if each is not None:
+                    opened.callback(each.close)
+            total = whole("steps", steps) if steps is not None else feed.total(whole("epochs", epochs))
+            tx = transform_of(tx, total)
+            params, model_state = model_of(loss_fn, params, model_state, start, feed, key)
+            of = objective(loss_fn, eval_fn, stateful=stateful, precision=precision)
+            if evaluation is not None and of.eval_fn is None:
+                raise needs_eval_fn("fit", loss_fn)
+            check_rules(listed(until), evaluation)
+            optimizer, numbers = Optimizer.of(tx)
+            plan = Plan(
+                objective=of,
+                optimizer=optimizer,
+                numbers=numbers,
+                key=jax.random.fold_in(key, 1),
+                total=total,
+                epochs=epochs,
+                alarm=None if max_nonfinite is None else whole("max_nonfinite", max_nonfinite),
+                accumulates=accumulate is not None or micro_batch_size is not None,
+                base_size=None if scale_learning_rate is None else size(0),
+                power=choice("scale_learning_rate", scale_learning_rate, POWERS),
+                eval_every=None if eval_every == "epoch" else whole("eval_every", eval_every),
+                log_every=None if log_every is None else whole("log_every", log_every),
+                reset=choice("model_state_reset", model_state_reset, {None: None, "epoch": model_state}),
+                seconds=finite_budget(max_seconds, listed(until)),
+                steps_per_call=None if steps_per_call == "auto" else whole("steps_per_call", steps_per_call),
+                until=listed(until),
+                callbacks=tuple(Fragile(f"the callback {name_of(c)!r}", c) for c in listed(callbacks)),
+                loggers=tuple(map(as_logger, listed(loggers))),
+            )
+            with resume_.session(checkpoint) as checkpoints:
+                params, model_state = copy((params, model_state if stateful else {}))
+                carry = start_(params, copy(tx.init(params)), model_state, of, feed.batch())
+                loop = Loop(plan, carry, feed, evaluation, make_progress(progress), checkpoints, tx)
+                if start is not None:
+                    resume_.go_on(loop, start)
+                elif checkpoints is not None:
+                    resume_.load(loop, resume, hyperparams)
+                return _run(loop, loss_fn, stateful, results)
+    except KeyboardInterrupt as interrupt:
+        if not results or hasattr(interrupt, "fit"):
+            raise
+        return results[0]  # training was over, only the closing was interrupted
 
 
-def _run(loop: Loop, loss_fn: Any, stateful: bool) -> Fit:
-    """Train until something ends it; the result is made even then."""
+def _run(loop: Loop, loss_fn: Any, stateful: bool, results: list[Fit]) -> Fit:
+    """Train until something ends it; the result is made even then, and added to `results` as soon as it is."""
     plan, epochs = loop.plan, loop.plan.epochs
     config = {"step": loop.step, "total": plan.total, "epochs": epochs, "tx": repr(loop.tx)} | loop.live()
     for logger in plan.loggers:
         logger.start(config)
     loop.progress.start(plan.total, loop.step, epochs, "")
+    why, cause = "", None  # why training ended, and what was raised, if anything
     with requests() as asked:
-        why, cause = _trained(loop, asked)
-        result = None
-        while result is None:
+        while not results:
             try:
-                result = _finish(loop, why, loss_fn, stateful)
-            except KeyboardInterrupt as again:  # what was trained is not lost to impatience
-                cause = cause or again
-            except Exception as failure:  # the device took the buffers with it
-                raise failure if cause is None else cause from failure
+                why = why or loop.run(asked)
+                results.append(_finish(loop, why, loss_fn, stateful))
+            except KeyboardInterrupt as interrupt:  # what was trained is not lost to impatience
+                why, cause = why or "interrupted by Ctrl-C", cause or interrupt
+            except Exception as failure:
+                if why:  # the device took the buffers with it
+                    raise failure if cause is None else cause from failure
+                why, cause = f"stopped by {type(failure).__name__}", failure  # of the data, a rule, the device
     error = _error(loop, why, cause, asked)
     if error is None:
-        return result
-    error.fit = result  # type: ignore[attr-defined]
+        return results[0]
+    error.fit = results[0]  # type: ignore[attr-defined]
     raise error
-
-
-def _trained(loop: Loop, asked: Requests) -> tuple[str, BaseException | None]:
-    """Why training ended, and what was raised, if anything."""
-    try:
-        return loop.run(asked), None
-    except KeyboardInterrupt as interrupt:
-        return "interrupted by Ctrl-C", interrupt
-    except Exception as error:  # of the data, a rule, the device
-        return f"stopped by {type(error).__name__}", error
 
 
 def _error(loop: Loop, why: str, cause: BaseException | None, asked: Requests) -> BaseException | None:

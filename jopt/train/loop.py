@@ -158,6 +158,8 @@ class Loop:
         self.bad: tuple[int, ...] = (0, 0, NONE)  # as in `step.Guard`
         self.saved_at: int | None = None
         self._fingerprint: str | None = None
+        # On the host: as arguments of the next chunk they cost nothing, on the device a call for each.
+        self._empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), carry.means)
         self._rate: dict[str, float] = {}
 
     @property
@@ -226,7 +228,7 @@ class Loop:
         self.carry = program(self.carry, plan.numbers, *inputs, plan.key)
         asked.release()
         dispatched = time.monotonic()
-        step, guard, means = jax.device_get((self.carry.step, self.carry.guard, self.carry.means))
+        step, guard, means = fetched((self.carry.step, self.carry.guard, self.carry.means))
         self.step, self.bad = int(step), tuple(map(int, guard))
         if self.step != self.feed.step:
             self.feed.settle(self.step)
@@ -241,7 +243,7 @@ class Loop:
 
     def live(self) -> dict[str, float]:
         """The hyper-parameters in use, those that are one number: the learning rate by its short name too."""
-        live = jax.device_get(dict(hyperparams(self.carry.state)))
+        live = fetched(dict(hyperparams(self.carry.state)))
         numbers = {name: float(x) for name, x in live.items() if np.ndim(x) == 0}
         rates = [x for name, x in numbers.items() if name.endswith("learning_rate")]
         return ({"learning_rate": rates[0]} if len(rates) == 1 else {}) | numbers
@@ -280,9 +282,8 @@ class Loop:
             measured = measure(self.plan.objective, params, self.carry.model_state, self.evaluation)
             row |= {f"eval_{name}": value for name, value in measured.items()}
         row |= {name: value for name, value in self._numbers().items() if name not in row}
-        empty = jax.tree.map(jnp.zeros_like, self.carry.means)
         # One statement, so that an interrupt cannot leave a row whose means go on.
-        self.history, self.carry = self.history.add(row), self.carry._replace(means=empty)
+        self.history, self.carry = self.history.add(row), self.carry._replace(means=self._empty)
         rules: tuple[Any, ...] = self.plan.until
         for rule in rules:
             if getattr(rule, "restore_best", False) and rule.best_index(self.history) == len(self.history) - 1:
@@ -293,7 +294,7 @@ class Loop:
 
     def _row(self) -> dict[str, Any]:
         row = {"step": self.step, "epoch": self.epochs_done(), "seconds": self.seconds}
-        row |= metrics.read(jax.device_get(self.carry.means))
+        row |= metrics.read(fetched(self.carry.means))
         return row | ({"skipped": self.bad[0]} if self.bad[0] else {})
 
     def epochs_done(self) -> float:
@@ -303,7 +304,7 @@ class Loop:
 
     def _numbers(self) -> dict[str, float]:
         """Live hyper-parameters and monitored values."""
-        seen = {name: float(x) for name, x in jax.device_get(monitored(self.carry.state)).items() if np.ndim(x) == 0}
+        seen = {name: float(x) for name, x in fetched(monitored(self.carry.state)).items() if np.ndim(x) == 0}
         live = self.live()
         self._rate = {name: x for name, x in live.items() if name == "learning_rate"}
         named = {f"hyperparams/{name}": x for name, x in live.items() if name != "learning_rate"}
@@ -348,6 +349,14 @@ class Loop:
         if self._fingerprint is None:
             self._fingerprint = self.feed.fingerprint()
         return self._fingerprint
+
+
+def fetched(tree: Any) -> Any:
+    """The arrays on the host.
+
+    On CPU they lie there: `jax.device_get` would begin a copy of each in the background, at ten times the cost.
+    """
+    return jax.tree.map(np.asarray, tree) if jax.default_backend() == "cpu" else jax.device_get(tree)
 
 
 def copy(tree: Any) -> Any:

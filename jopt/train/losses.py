@@ -294,8 +294,8 @@ def as_loss(model: Any, loss: str | Measure | None, metrics: Sequence[str | Meas
     if kind is None:
         if loss is not None or metrics:
             raise TypeError(
-                f"fit: loss={loss!r} and metrics={metrics!r} were given beside the function {model!r}, which makes its "
-                f"own. Drop them, or pass the Flax model in place of the function."
+                f"fit: loss={loss!r} and metrics={metrics!r} were given beside the function {model!r}, a Flax model "
+                f"was expected. Drop them, as a function makes its own, or pass the model in place of the function."
             )
         return model
     if loss is None:

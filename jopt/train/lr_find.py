@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopt.train.cache import cached
 from jopt.train.losses import as_loss
 from jopt.train.plots import COLOURS, PALE, STYLE, pyplot, require
-from jopt.train.program import cached
 from jopt.train.step import Carry
 from jopt.train.trial import Operands, Trial, spaced, step_at, trial
 

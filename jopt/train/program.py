@@ -1,8 +1,6 @@
 """The compiled chunk: any number of optimizer steps in one call."""
 
-import collections
 import dataclasses
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +10,9 @@ import numpy as np
 
 from jopt.train import metrics
 from jopt.train.batches import Work
+from jopt.train.cache import cached
 from jopt.train.objective import Objective
 from jopt.train.step import Carry, Optimizer, accumulated, advance, examples_of, gradient
-
-MOST_PROGRAMS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,26 +38,6 @@ class Recipe:
     accumulates: bool
     base_size: int | None = None
     power: float = 0.0
-
-
-_RECENT: collections.OrderedDict[Any, Any] = collections.OrderedDict()
-
-
-def cached(function: Any, key: Any, build: Callable[[], Any]) -> Any:
-    """What `build` makes, once for each key.
-
-    What belongs to a plain function lives on that function, so that it ends with it and with the data it may
-    close over; what belongs to an adapter, which compares by configuration, lives in a bounded cache.
-    """
-    cache: Any = _RECENT
-    if isinstance(function, types.FunctionType):
-        cache = function.__dict__.setdefault("_jopt_programs", collections.OrderedDict())
-    if key not in cache:
-        cache[key] = build()
-        while len(cache) > MOST_PROGRAMS:
-            cache.popitem(last=False)
-    cache.move_to_end(key)
-    return cache[key]
 
 
 def compiled(recipe: Recipe) -> Callable[..., Carry]:

@@ -59,5 +59,6 @@ def requests() -> Iterator[Requests]:
             before[signum] = signal.signal(signum, asked.take)
         yield asked
     finally:
+        asked.hold()  # an interrupt in here would leave a handler behind
         for signum, handler in before.items():
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)

@@ -11,6 +11,7 @@ from jopt import dtypes
 from jopt.apply import apply_updates
 from jopt.paths import flatten
 from jopt.train import metrics
+from jopt.train.cache import cached
 from jopt.train.metrics import Means
 from jopt.train.objective import Aux, Objective
 from jopt.transform import Transform, run_planned
@@ -95,7 +96,8 @@ def start(params: Any, state: Any, model_state: Any, objective: Objective, batch
         batch: a batch or its shapes, for the types of what the loss reports.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    loss, aux = jax.eval_shape(objective.train, params, model_state, batch, key)
+    train = cached(objective.loss_fn, ("train", objective), lambda: jax.jit(objective.train))
+    loss, aux = train.eval_shape(params, model_state, batch, key)
     zero = np.zeros((), np.int32)
     scale = Scale(np.float32(2.0**15), zero) if objective.precision == "f16" else None
     _check_state(model_state, aux.model_state)

@@ -32,6 +32,7 @@ class Prefetch:
     def __init__(self, iterator: Iterator[Any], state_of: Callable[[], Any]):
         self.items: queue.Queue[Item] = queue.Queue(AHEAD)
         self.stopped = threading.Event()
+        self.over = False
         self.thread = threading.Thread(target=self._pull, args=(iterator, state_of), daemon=True)
         self.thread.start()
 
@@ -54,8 +55,11 @@ class Prefetch:
         return False
 
     def get(self) -> Item:
-        """The next item; an error of the iterator is raised here."""
+        """The next item; an error of the iterator is raised here, once, and is its end."""
+        if self.over:  # the thread has nothing more to put
+            return Item(None, None, end=True)
         item = self.items.get()
+        self.over = item.end or item.error is not None
         if item.error is not None:
             raise item.error
         return item

@@ -27,8 +27,8 @@ COMMENT = "jopt checkpoint, manifest at {:016x}, {:016x} bytes, sha256 {}"
 COMMENT_PATTERN = re.compile(COMMENT.format(0, 0, "").replace("0" * 16, "([0-9a-f]{16})") + "([0-9a-f]{64})")
 COMMENT_SIZE = len(COMMENT.format(0, 0, "0" * 64))
 
-FREE_MEMORY = 64 << 20
-"""What a manifest may take in memory, beside the size of the file: more than any real one does."""
+FREE_MEMORY = 80 << 20
+"""Bytes that a manifest may take in memory, beside the size of the file: more than those of real models do."""
 
 MIDNIGHT_1980 = 0x0021_0000  # the earliest date of ZIP, so that equal contents make equal files
 
@@ -86,7 +86,9 @@ def _blob_name(index: int) -> str:
 # Writing -----------------------------------------------------------------------------------------
 
 
-def write(storage: Storage, file: io.FileIO, content: dict[str, Any], blobs: Iterable[memoryview]) -> None:
+def write(
+    storage: Storage, file: io.FileIO, content: dict[str, Any], blobs: Iterable[memoryview], reserve: int = 0
+) -> None:
     """Fill an open file; the blobs are taken one by one, and let go when written.
 
     Args:
@@ -94,6 +96,7 @@ def write(storage: Storage, file: io.FileIO, content: dict[str, Any], blobs: Ite
         file: open and empty.
         content: plain JSON, goes into the manifest beside the list of blobs.
         blobs: the bytes of each.
+        reserve: bytes that a reader makes of the content, beside the JSON itself.
 
     Raises:
         CheckpointError: the manifest is larger than a reader would accept.
@@ -114,10 +117,11 @@ def write(storage: Storage, file: io.FileIO, content: dict[str, Any], blobs: Ite
         del blob
     manifest = strict_json.dump(content | {"blobs": digests})
     size = members[-1].end if members else 0
-    if strict_json.memory(manifest) > FREE_MEMORY + size:
+    if strict_json.memory(manifest) + reserve > FREE_MEMORY + size:
         raise CheckpointError(
             f"save: the manifest (the names of the leaves and meta) has {len(manifest)} bytes, beside {size} bytes of "
-            f"arrays; less was expected. Put long tables, such as a history, into the tree as arrays."
+            f"arrays; less was expected. Put long tables, such as a history, into the tree as arrays, and join tiny "
+            f"leaves."
         )
     append(MANIFEST, manifest)
     write_all(storage, file, _ending(members, hashlib.sha256(manifest).hexdigest()))
@@ -132,6 +136,7 @@ class Archive:
     Attributes:
         content: the manifest.
         sizes: bytes of each blob.
+        room: bytes that may be made of the content, beside the JSON itself.
     """
 
     def __init__(self, storage: Storage, path: str, call: str):
@@ -214,7 +219,8 @@ class Archive:
         return content, members, digests
 
     def _manifest(self, text: bytes) -> dict[str, Any]:
-        if strict_json.memory(text) > FREE_MEMORY + self._size:
+        self.room = FREE_MEMORY + self._size - strict_json.memory(text)
+        if self.room < 0:
             raise damaged(self._call, f"the manifest of {len(text)} bytes is larger than jopt.save writes")
         try:
             content = strict_json.load(text)

@@ -16,6 +16,7 @@ from jopt.train.checkpoint import archive, leaves, reconcile, storage, strict_js
 from jopt.train.checkpoint.errors import CheckpointError, damaged
 from jopt.train.checkpoint.leaves import Record
 from jopt.train.checkpoint.match import Migration, Wanted, match, migrated
+from jopt.train.checkpoint.trees import Keys
 from jopt.transform import Transform, as_transform
 
 FORMAT = 1
@@ -119,12 +120,16 @@ def write_checkpoint(
         "leaves": [leaves.to_json(record) for record in records],
         "empty": [[trees.to_json(keys), kind] for keys, kind in found.empties],
     }
+    held = trees.total_memory(keys for keys, _ in (*found.leaves, *found.empties))
     needed = sum(record.nbytes for record in records if record.blob is not None) + OVERHEAD * len(records)
 
     def blobs() -> Iterator[memoryview]:
         return (leaves.to_bytes(leaf) for leaf in arrays)
 
-    storage.write_atomically(files, path, needed, lambda file: archive.write(files, file, content, blobs()))
+    def write(file: Any) -> None:
+        archive.write(files, file, content, blobs(), reserve=held)
+
+    storage.write_atomically(files, path, needed, write)
 
 
 def _plain(call: str, name: str, value: Any) -> Any:
@@ -213,17 +218,25 @@ def _parse(call: str, opened: archive.Archive) -> tuple[list[Record], list[Any]]
         listed, empty = content.get("leaves"), content.get("empty")
         if not isinstance(listed, list) or not isinstance(empty, list):
             raise ValueError("it lists no leaves")
-        records = [leaves.from_json(call, value) for value in listed]
-        empties = [(trees.from_json(keys), str(kind)) for keys, kind in empty]
+        found = list(trees.within(opened.room, _entries(call, listed, empty)))
     except (ValueError, TypeError, RecursionError) as error:
         raise damaged(call, f"the manifest: {error}") from None
+    records: list[Record] = [record for _, record in found[: len(listed)]]
     used = [record for record in records if record.blob is not None]
     if [record.blob for record in used] != list(range(len(opened.sizes))):
         raise damaged(call, "the manifest: leaves and blobs do not belong to each other")
     for record, size in zip(used, opened.sizes, strict=True):
         if record.nbytes != size:
             raise damaged(call, f"the manifest: {record.spec} in {size} bytes")
-    return records, empties
+    return records, found[len(listed) :]
+
+
+def _entries(call: str, listed: list[Any], empty: list[Any]) -> Iterator[tuple[Keys, Any]]:
+    for value in listed:
+        record = leaves.from_json(call, value)
+        yield record.keys, record
+    for keys, kind in empty:
+        yield trees.from_json(keys), str(kind)
 
 
 def read_checkpoint(

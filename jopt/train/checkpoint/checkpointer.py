@@ -149,7 +149,7 @@ class Session:
         Args:
             step: finished optimizer steps; names the file.
             tree, meta, tx: as for `jopt.save`.
-            metrics: numbers by name, among which `best=` chooses.
+            metrics: by name, among which `best=` chooses; what is no number is left out.
 
         Returns:
             Whether the checkpoint is on the disk, so that even a power loss cannot take it.
@@ -157,7 +157,7 @@ class Session:
         Raises:
             CheckpointError: the tree or `meta` holds something a checkpoint cannot.
         """
-        step, metrics = operator.index(step), {name: float(value) for name, value in (metrics or {}).items()}
+        step, metrics = operator.index(step), _numbers(metrics or {})
         if step < 0:
             raise ValueError(f"save: step={step} was given, a number of finished steps was expected. Pass 0 or more.")
         try:
@@ -262,3 +262,11 @@ class Session:
         # Only finite values: NaN is never the best, and neither is an infinity that a broken metric gave.
         ranked = [(sign * x, step) for step, x in values.items() if isinstance(x, float) and math.isfinite(x)]
         return [step for _, step in sorted(ranked)]
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, value in metrics.items():
+        with contextlib.suppress(TypeError, ValueError):
+            found[name] = float(value)
+    return found

@@ -1,6 +1,7 @@
 """Trees as a list of leaves with typed paths, and back."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -176,6 +177,33 @@ def _key_from_json(item: Any) -> Key:
     raise ValueError("a path has a wrong key")
 
 
+def memory(keys: Keys, last: Keys) -> int:
+    """An upper bound of the bytes that a leaf or container adds to what holds a tree, after the one before it."""
+    # Nodes are new only below where the two paths part.
+    common = next((i for i, pair in enumerate(zip(keys, last, strict=False)) if pair[0] != pair[1]), len(last))
+    return 600 + 80 * len(keys) + 500 * max(len(keys) - common, 1)
+
+
+def total_memory(paths: Iterable[Keys]) -> int:
+    """An upper bound of the bytes that hold a tree with these leaves and containers."""
+    return sum(memory(keys, last) for last, keys in itertools.pairwise([Keys(), *paths]))
+
+
+def within(room: int, entries: Iterable[tuple[Keys, Any]]) -> Iterator[tuple[Keys, Any]]:
+    """The entries of a tree, as long as it fits into `room` bytes.
+
+    Raises:
+        ValueError: it does not.
+    """
+    last = Keys()
+    for keys, value in entries:
+        room -= memory(keys, last)
+        if room < 0:
+            raise ValueError("a larger tree than jopt.save writes")
+        yield keys, value
+        last = keys
+
+
 # Back to a tree ----------------------------------------------------------------------------------
 
 
@@ -205,6 +233,8 @@ _NOTHING = object()
 
 class _Node:
     """A tree in the making: a value, or children by key."""
+
+    __slots__ = ("children", "value")
 
     def __init__(self):
         self.value: Any = _NOTHING
