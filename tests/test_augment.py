@@ -38,7 +38,7 @@ LABEL_STEPS = (
 )
 every_image_step = pytest.mark.parametrize("step", IMAGE_STEPS, ids=repr)
 every_label_step = pytest.mark.parametrize("step", LABEL_STEPS, ids=repr)
-every_step = pytest.mark.parametrize("step", (*IMAGE_STEPS, *LABEL_STEPS), ids=repr)
+every_step = pytest.mark.parametrize("step", [*IMAGE_STEPS, *LABEL_STEPS], ids=repr)
 # Compiling takes nearly all of the time here: three kinds of steps stand for all in the fast tests.
 QUICK = (data.Shift(2), data.Cutout(3), data.Cutmix(1.0, classes=4))
 some_in_fast_tests = pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_label_mass_is_one(step):
 
 def test_shift_moves_by_whole_pixels_up_to_the_limit():
     x = jnp.zeros((400, 7, 7)).at[:, 3, 3].set(1.0)
-    places = np.argwhere(np.asarray(data.Shift(2)(KEY, x)))
+    places = np.argwhere(np.asarray(run(data.Shift(2), KEY, x)))
     assert len(places) == 400, "one pixel each, moved and not smeared"
     moves, counts = np.unique(places[:, 1:] - 3, axis=0, return_counts=True)
     assert [tuple(move) for move in moves] == [(i, j) for i in range(-2, 3) for j in range(-2, 3)]
@@ -167,7 +167,7 @@ def test_shift_moves_by_whole_pixels_up_to_the_limit():
 
 def test_what_comes_in_is_the_edge_or_the_fill():
     x = jnp.broadcast_to(jnp.arange(1.0, 6.0)[None, None], (60, 5, 5))
-    edge, filled = data.Shift(1)(KEY, x), data.Shift(1, fill=-7.0)(KEY, x)
+    edge, filled = run(data.Shift(1), KEY, x), run(data.Shift(1, fill=-7.0), KEY, x)
     assert {tuple(row) for row in np.asarray(edge)[:, 2].tolist()} == {
         (1, 1, 2, 3, 4),
         (1, 2, 3, 4, 5),
@@ -180,7 +180,7 @@ def test_what_comes_in_is_the_edge_or_the_fill():
 def test_crop_cuts_windows_at_every_place_and_one_in_the_middle():
     x = jnp.broadcast_to(jnp.arange(30.0).reshape(5, 6)[None], (300, 5, 6))
     crop = data.Crop(size=(4, 4))
-    corners = {int(image[0, 0]) for image in crop(KEY, x)}
+    corners = {int(image[0, 0]) for image in np.asarray(run(crop, KEY, x))}
     assert corners == {0, 1, 2, 6, 7, 8}
     same(crop.center(x[:1])[0], np.arange(30.0).reshape(5, 6)[0:4, 1:5])
     same(data.Crop(3).center(GREY), GREY)
@@ -212,7 +212,7 @@ def test_rotation_by_a_known_angle_is_interpolation(monkeypatch):
 
 def test_rotation_stays_within_its_angle_and_goes_both_ways():
     x = jnp.zeros((200, 41, 41)).at[:, 20, 38].set(1.0)  # 18 pixels right of the middle
-    out = np.asarray(data.Rotate(30.0)(KEY, x))
+    out = np.asarray(run(data.Rotate(30.0), KEY, x))
     rows, columns = np.mgrid[:41, :41]
     mass = out.sum((1, 2))
     angles = np.degrees(np.arctan2((out * rows).sum((1, 2)) / mass - 20, (out * columns).sum((1, 2)) / mass - 20))
@@ -223,15 +223,15 @@ def test_rotation_stays_within_its_angle_and_goes_both_ways():
 
 def test_noise_has_its_deviation_and_bytes_are_clipped():
     x = jnp.full((50, 20, 20), 0.5, jnp.float32)
-    noise = np.asarray(data.Noise(0.2)(KEY, x)) - 0.5
+    noise = np.asarray(run(data.Noise(0.2), KEY, x)) - 0.5
     assert noise.std() == pytest.approx(0.2, rel=0.02)
     assert noise.mean() == pytest.approx(0, abs=0.005)
-    dark = data.Noise(20.0)(KEY, jnp.zeros((5, 9, 9), jnp.uint8))
+    dark = run(data.Noise(20.0), KEY, jnp.zeros((5, 9, 9), jnp.uint8))
     assert 0 < np.asarray(dark).mean() < 20  # without clipping -1 would be 255
 
 
 def test_cutout_covers_one_square_that_the_border_may_cut():
-    out = np.asarray(data.Cutout(3, fill=-1.0)(KEY, jnp.ones((300, 8, 8, 2))))
+    out = np.asarray(run(data.Cutout(3, fill=-1.0), KEY, jnp.ones((300, 8, 8, 2))))
     covered = out == -1
     same(covered[..., 0], covered[..., 1])
     high, wide = covered[..., 0].any(2).sum(1), covered[..., 0].any(1).sum(1)
@@ -268,7 +268,7 @@ def test_mixup_of_targets_of_a_regression():
 
 def test_cutmix_pastes_a_rectangle_and_labels_say_how_much():
     x = jnp.broadcast_to(jnp.arange(16.0)[:, None, None], (16, 12, 20))
-    step = data.Cutmix(1.0, classes=16)
+    step = jax.jit(data.Cutmix(1.0, classes=16))
     pasted = 0
     for seed in range(5):
         out, y = map(np.asarray, step(jax.random.key(seed), (x, jnp.arange(16))))
@@ -393,7 +393,7 @@ def test_settings_are_checked_where_they_are_made(make, message):
         make()
 
 
-@pytest.mark.parametrize("step", [s for s in (*IMAGE_STEPS, data.Cutmix(1.0, 4))], ids=repr)
+@pytest.mark.parametrize("step", [*IMAGE_STEPS, data.Cutmix(1.0, 4)], ids=repr)
 @pytest.mark.parametrize("shape", [(16, 64), (16,), (1, 16, 8, 8, 3), (0, 8, 8)])
 def test_what_is_no_image_is_an_error(step, shape):
     with pytest.raises(ValueError, match=rf"{type(step).__name__}\(.*shape .*\(batch, height, width\).*images\[None\]"):

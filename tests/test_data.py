@@ -151,9 +151,9 @@ def test_missing_pillow_is_named(monkeypatch):
 
 def test_a_split_is_a_tuple_with_a_name():
     split = data.iris()
-    x, y, x_test, y_test = split
-    assert x is split.train_x
-    assert y_test is split.test_y
+    train_x, *_, test_y = split
+    assert train_x is split.train_x
+    assert test_y is split.test_y
     again = pickle.loads(pickle.dumps(split))
     assert again.name == "iris"
     assert type(jax.tree.map(np.asarray, split)) is data.Split

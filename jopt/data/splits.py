@@ -133,9 +133,9 @@ def balanced_order(key: jax.Array, labels: jax.Array | np.ndarray, n: int) -> ja
     examples = len(labels)
     within, first, last = jax.random.split(key, 3)
     # Examples sorted by class, in random order inside a class; `starts` is where each class begins.
-    mixed = jax.random.permutation(within, examples)
-    grouped = mixed[jnp.argsort(labels[mixed], stable=True)]
-    by_class = labels[grouped]
+    bits = jax.random.bits(within, (examples,), jnp.uint32)
+    position = jnp.arange(examples, dtype=jnp.int32)
+    by_class, _, grouped = jax.lax.sort((labels, bits, position), num_keys=2)
     begins = jnp.concatenate([jnp.ones(1, bool), by_class[1:] != by_class[:-1]])
     classes = begins.sum(dtype=jnp.int32)
     starts = jnp.nonzero(begins, size=examples + 1, fill_value=examples)[0].astype(jnp.int32)
@@ -144,7 +144,7 @@ def balanced_order(key: jax.Array, labels: jax.Array | np.ndarray, n: int) -> ja
     turn = jnp.arange(n, dtype=jnp.int32)
     c = (turn + jax.random.randint(first, (), 0, classes, jnp.int32)) % classes
     drawn = grouped[starts[c] + turn // classes % counts[c]]
-    return jax.random.permutation(last, drawn).astype(jnp.int32)
+    return jax.random.permutation(last, drawn)
 
 
 def _generator(seed: int) -> np.random.RandomState:

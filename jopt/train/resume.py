@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopt.train.checkpoint import Checkpointer, CheckpointError
 from jopt.train.history import History
@@ -44,7 +45,7 @@ class Saving(NamedTuple):
     def write(self, loop: Loop) -> bool:
         """Write what `load` reads; whether it is safely on the disk."""
         meta = {
-            "history": loop.history.to_rows(),
+            "history": _layout(loop.history),
             "position": loop.feed.position(),
             "seconds": loop.seconds,
             "steps_per_call": loop.pace.steps,
@@ -52,7 +53,8 @@ class Saving(NamedTuple):
             "best": loop.best is not None,
         }
         metrics = loop.history[-1] if loop.history else None
-        return self.opened.save(loop.step, _tree(loop, loop.best), meta, tx=loop.tx, metrics=metrics)
+        tree = _tree(loop, loop.best) | {"history": _columns(loop.history)}
+        return self.opened.save(loop.step, tree, meta, tx=loop.tx, metrics=metrics)
 
 
 @contextlib.contextmanager
@@ -85,10 +87,38 @@ def _tree(loop: Loop, best: Snapshot | None) -> dict[str, Any]:
     return tree if best is None else tree | {"best": best._asdict()}
 
 
+# Rows are arrays in the file: as JSON, those of a long run would make a manifest that no reader should trust.
+
+
+def _layout(history: History) -> dict[str, Any]:
+    """What is needed beside the arrays to have the rows back."""
+    whole = [name for name in history.names if all(isinstance(x, int) for x in history.values(name))]
+    return {"rows": len(history), "names": list(history.names), "whole": whole}
+
+
+def _columns(history: History) -> dict[str, np.ndarray]:
+    """All rows as float64[rows, names], and which of the numbers there are."""
+    rows, names = list(history), history.names
+    held = np.array([[name in row for name in names] for row in rows], bool).reshape(len(rows), len(names))
+    values = np.array([[row.get(name, 0.0) for name in names] for row in rows], np.float64)
+    return {"values": values.reshape(held.shape), "held": held}
+
+
+def _history(layout: dict[str, Any], columns: dict[str, np.ndarray]) -> History:
+    """The inverse of `_layout` and `_columns`."""
+    names, whole = layout["names"], set(layout["whole"])
+    return History(
+        {name: int(x) if name in whole else float(x) for name, x, has in zip(names, row, held, strict=True) if has}
+        for row, held in zip(columns["values"], columns["held"], strict=True)
+    )
+
+
 def _like(loop: Loop, meta: dict[str, Any]) -> dict[str, Any]:
     """The tree of a checkpoint with this `meta`."""
     carry = loop.carry
-    return _tree(loop, Snapshot(carry.params, carry.state, carry.model_state) if meta["best"] else None)
+    tree = _tree(loop, Snapshot(carry.params, carry.state, carry.model_state) if meta["best"] else None)
+    shape = (meta["history"]["rows"], len(meta["history"]["names"]))
+    return tree | {"history": {"values": np.zeros(shape), "held": np.zeros(shape, bool)}}
 
 
 def load(loop: Loop, resume: str | bool, hyperparams: str | None) -> None:
@@ -121,7 +151,7 @@ def load(loop: Loop, resume: str | bool, hyperparams: str | None) -> None:
     _check_data(loop, meta)
     loop.carry = type(loop.carry)(**tree["carry"])
     loop.best = Snapshot(**tree["best"]) if meta["best"] and loop.keeps_best else None
-    loop.history, loop.seconds_before = History.from_rows(meta["history"]), meta["seconds"]
+    loop.history, loop.seconds_before = _history(meta["history"], tree["history"]), meta["seconds"]
     loop.saved_at = step
     _settle(loop, meta["position"], tree["key"], meta["steps_per_call"])
     loop.progress.note(f"resumed at step {step} from {folder}")
