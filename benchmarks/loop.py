@@ -1,9 +1,9 @@
 """What `fit` costs beside loops written by hand: ``python -m benchmarks.loop``.
 
 A tiny MLP (4 × Dense(16), batches of 64), where the loop and not the arithmetic is what takes time. Every
-row is a ratio of medians of interleaved whole runs, compiled before, with the quartiles of the paired ratios
-and the ratio of the two fastest runs, which other work on the machine disturbs least; "per step" rows are
-slopes, the seconds of a long run less those of a short one. It is an error if anything compiles while the
+row is the median ratio of neighbouring runs, compiled before and taken in turns, with the quartiles, and the
+ratio of the two fastest runs: other work on the machine disturbs both little. "Per step" rows are slopes, the
+seconds of a long run less those of a short one. It is an error if anything compiles while the
 clock runs. Options: ``--quick`` (fewer runs), ``--only SECTION``, ``--out FILE`` for the JSON.
 """
 
@@ -240,6 +240,7 @@ def adam() -> Any:
 def row(what: str, seconds: dict[str, list[float]], ours: str, baseline: str, steps: int, **more: Any) -> Row:
     """One comparison of whole runs of so many steps."""
     found = ratio(seconds, ours, baseline)
+    found["ratio"] = float(np.median(np.divide(seconds[ours], seconds[baseline])))
     found["best"] = min(seconds[ours]) / min(seconds[baseline])
     per_step = {f"{side}_us": 1e3 * found[f"{side}_ms"] / steps for side in ("ours", "baseline")}
     return {"what": what} | found | per_step | more
@@ -258,7 +259,7 @@ def slope(what: str, seconds: dict[str, list[float]], steps: int) -> Row:
 def against_bare(quick: bool) -> list[Row]:
     """`fit` beside a bare compiled loop that does the same work; target 1.05."""
     rows = []
-    for steps, epochs in ((LONG, 2 if quick else 10), (SHORT, 100 if quick else 400)):
+    for steps, epochs in ((LONG, 2 if quick else 5), (SHORT, 50 if quick else 200)):
         for guarded in (True, False):
             tx = jopt.monitor(adam()) if guarded else adam()
             limit = {} if guarded else {"max_nonfinite": None}
@@ -268,7 +269,7 @@ def against_bare(quick: bool) -> list[Row]:
                 "fit long": fitting(steps, 3 * epochs, tx, **limit),
                 "loop long": bare(steps, 3 * epochs, tx, guarded),
             }
-            seconds = timed(runs, 5 if quick else 11)
+            seconds = timed(runs, 5 if quick else 21)
             with_ = "guard, monitor" if guarded else "no guard, no monitor"
             what = f"fit ÷ bare compiled loop, {with_}; epochs of {steps} steps"
             total = steps * epochs

@@ -63,6 +63,12 @@ def _digits_cnn() -> Problem:
     return Problem(CNN((32, 64), 10, dense=(64,), pool=(1,), dropout=0.25), *_images())
 
 
+def _digits_resnet() -> Problem:
+    from jopt.models import ResNet
+
+    return Problem(ResNet((16, 32), 10, attention=True, dropout=0.2), *_images())
+
+
 def _digits_rnn() -> Problem:
     from jopt.models import RNN
 
@@ -83,9 +89,20 @@ def _text_rnn() -> Problem:
     return Problem(RNN((128,), symbols, cell="lstm", per_step=True, vocabulary=symbols), train, test)
 
 
+def _text_transformer() -> Problem:
+    from jopt.models import Transformer
+
+    symbols, train, test = _text()
+    return Problem(Transformer(64, symbols, per_step=True, vocabulary=symbols), train, test)
+
+
+MOVED = data.augment(data.Shift(1))  # images shifted by up to a pixel each way
+
 TASKS: dict[str, Task] = {
     "digits-mlp": Task("MLP: digits as 64 numbers", _digits_mlp, "accuracy", 3e-3, 40, 32, 0.97),
-    "digits-cnn": Task("CNN: digits as images", _digits_cnn, "accuracy", 3e-3, 20, 32, 0.98),
+    "digits-cnn": Task("CNN: digits as images", _digits_cnn, "accuracy", 3e-3, 20, 32, 0.98, MOVED),
+    "digits-resnet": Task("ResNet with self-attention", _digits_resnet, "accuracy", 1e-2, 60, 64, 0.985, MOVED),
     "digits-rnn": Task("GRU: digits row by row", _digits_rnn, "accuracy", 5e-3, 30, 32, 0.95),
     "text-rnn": Task("LSTM: English text by character", _text_rnn, "perplexity", 5e-3, 10, 32, 0.0),
+    "text-transformer": Task("Transformer: text by character", _text_transformer, "perplexity", 3e-3, 10, 32, 0.0),
 }

@@ -325,6 +325,7 @@ def test_doctor_shows_versions_and_devices(capsys, monkeypatch):
 
 
 def small_demo(monkeypatch, target, chains):
+    monkeypatch.setattr(cli_demo, "TOOLKIT", "digits-mlp")
     monkeypatch.setitem(cli_tasks.TASKS, "digits-mlp", cli_tasks.TASKS["digits-mlp"]._replace(epochs=2, target=target))
     monkeypatch.setattr(cli_demo, "CHAINS", {"digits-mlp": chains})
 
@@ -333,14 +334,14 @@ def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, capsys, monkeypatch)
     small_demo(monkeypatch, 0.0, {"adamw": cli_demo.clipped_adamw, "lion": cli_demo.averaged_lion})
     assert cli.main(["demo", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out.count("PASS") == 2
+    assert out.count("PASS") == 3
     assert (tmp_path / "demo.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_demo_fails_below_its_target_unless_quick(tmp_path, capsys, monkeypatch):
     small_demo(monkeypatch, 1.01, {"adamw": cli_demo.clipped_adamw})
     assert cli.main(["demo"]) == 1
-    assert capsys.readouterr().out.count("FAIL") == 1
+    assert capsys.readouterr().out.count("FAIL") == 2
     assert cli.main(["demo", "--quick"]) == 0
     assert "FAIL" not in capsys.readouterr().out
 
@@ -352,7 +353,7 @@ def test_the_demo_has_three_chains_for_each_digit_task():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["digits-mlp", "digits-cnn", "digits-rnn"])
+@pytest.mark.parametrize("task", ["digits-mlp", "digits-cnn", "digits-resnet", "digits-rnn"])
 def test_the_default_chain_reaches_the_target(task, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(cli_tasks.TASKS, task, TASKS[task])
     assert cli.main(["train", "--task", task, "--out", str(tmp_path / task)]) == 0

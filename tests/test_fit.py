@@ -157,12 +157,12 @@ def test_means_are_weighted_and_objects_merge():
 
 
 def test_what_the_history_has():
-    tx = jopt.monitor(jopt.chain(jopt.clip_by_global_norm(0.1), jopt.adam(lambda n: 0.1 / (1.0 + n))))
+    tx = jopt.monitor(jopt.chain(jopt.clip_by_global_norm(0.1), jopt.adam(jopt.schedules.linear_schedule(0.1, 0.0, 5))))
     found = run(tx=tx, log_every=1, epochs=2)
     row = found.history[-1]
     assert found.history.column("step").tolist() == [1, 2, 3, 4]
     assert found.history.column("epoch").tolist() == [0.5, 1, 1.5, 2]
-    close(found.history.column("learning_rate"), [0.1, 0.05, 0.1 / 3, 0.025])
+    close(found.history.column("learning_rate"), [0.1, 0.08, 0.06, 0.04])
     close(row["hyperparams/scale_by_adam/b1"], 0.9)
     assert 0 < row["monitor/clip_factor"] < 1
     assert np.all(np.diff(found.history.column("seconds")) >= 0)
@@ -274,7 +274,13 @@ def test_the_loss_reaches_transforms_that_ask_for_it():
     assert float(found.state.scalars["reduce_on_plateau"]["scale"]) == 0.5**4
 
 
-@pytest.mark.parametrize("tx", [optax.lbfgs(0.5), optax.polyak_sgd(0.2)], ids=["lbfgs", "polyak"])
+@pytest.mark.parametrize(
+    "tx",
+    [
+        pytest.param(optax.lbfgs(0.5), id="lbfgs", marks=pytest.mark.slow),
+        pytest.param(optax.polyak_sgd(0.2), id="polyak"),
+    ],
+)
 def test_transforms_of_optax_that_need_value_and_value_fn(tx):
     with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic needs it
         found = run(tx=jopt.chain(tx), batch_size=52, steps=4, shuffle=False)
@@ -313,7 +319,7 @@ def test_early_stopping_gives_back_the_best(restore):
     ("rule", "step", "why"),
     [
         (target("eval_loss", 0.03), 2, "the target was 0.03"),
-        (plateau("eval_loss", window=3), 4, "is on a plateau"),
+        (plateau("eval_loss", window=2), 4, "is on a plateau"),
         (lambda history: len(history) >= 6, 6, "<lambda>"),
         (lambda history: "enough" if history[-1]["step"] == 3 else None, 3, "enough"),
         ([target("loss", -1), max_seconds(0)], 1, "time budget of 0 s"),
@@ -437,12 +443,12 @@ def test_losses_compute_in_the_precision_and_parameters_stay(precision, dtype):
         seen.append((params["w"].dtype, batch[0].dtype, batch[1].dtype))
         return ((params["w"][None] - batch[0]) ** 2).mean()
 
-    data = (BATCHES, np.arange(4, dtype=np.int32))
+    data = (BATCHES / 8, np.arange(4, dtype=np.int32))
     found = run(loss, W, jopt.sgd(0.1), data, batch_size=4, precision=precision, epochs=5, eval_data=data)
-    assert set(seen) == {(dtype, dtype, jnp.int32)}
+    assert set(seen) == {(jnp.dtype(dtype), jnp.dtype(dtype), jnp.dtype(jnp.int32))}
     assert found.params["w"].dtype == jnp.float32
     assert found.skipped == 0
-    close(found.params["w"], BATCHES.mean(0) * (1 - 0.9**5), 2e-2)
+    close(found.params["w"], BATCHES.mean(0) / 8 * (1 - 0.9**5), 2e-2)
 
 
 def steep(params, batch):
@@ -487,7 +493,7 @@ def test_evaluation_with_a_function_of_its_own():
 def test_predictions_come_in_order():
     params = plain_params()
     for size in (1, 10, 52, 1000):
-        close(jopt.predict(logits, params, IMAGES, batch_size=size), logits(params, IMAGES))
+        close(jopt.predict(logits, params, IMAGES, batch_size=size), logits(params, IMAGES), 1e-3)
     tree = jopt.predict(lambda p, x: {"a": x["i"] + 1, "b": (x["i"],)}, W, {"i": np.arange(7)}, batch_size=3)
     assert tree["a"].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert tree["b"][0].tolist() == [0, 1, 2, 3, 4, 5, 6]

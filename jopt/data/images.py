@@ -31,8 +31,8 @@ class Shift:
     fill: Fill = "edge"
 
     def __post_init__(self) -> None:
-        _counts(self, "max_pixels")
-        _filling(self)
+        settle_counts(self, 0, "max_pixels")
+        _settle_fill(self)
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
         images = check_images(self, images)
@@ -57,8 +57,8 @@ class Crop:
     fill: Fill = "edge"
 
     def __post_init__(self) -> None:
-        _counts(self, "padding")
-        _filling(self)
+        settle_counts(self, 0, "padding")
+        _settle_fill(self)
         if self.size is not None:
             pair = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
             if len(pair) != 2:
@@ -66,7 +66,7 @@ class Crop:
                     f"Crop: size={self.size!r} was given, a height and a width were expected. "
                     f"Pass for example size=(24, 24)."
                 )
-            _settle(self, size=tuple(scalars.integer(side, "Crop", "size", 1) for side in pair))
+            settle(self, size=tuple(scalars.raw(scalars.integer(side, "Crop", "size", 1)) for side in pair))
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
         images = check_images(self, images)
@@ -80,13 +80,13 @@ class Crop:
         return padded[:, top : top + high, left : left + wide]
 
     def _window_of(self, images: jax.Array) -> tuple[int, int]:
-        size = images.shape[1:3] if self.size is None else self.size
-        if any(side > whole + 2 * self.padding for side, whole in zip(size, images.shape[1:3], strict=True)):
+        high, wide = self.size if isinstance(self.size, tuple) else images.shape[1:3]
+        if high > images.shape[1] + 2 * self.padding or wide > images.shape[2] + 2 * self.padding:
             raise ValueError(
                 f"{self!r}: images of {images.shape[1]} × {images.shape[2]} pixels were given, at least the window "
                 f"without its padding was expected. Choose a smaller size."
             )
-        return size
+        return high, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Flip:
     vertical: float = 0.0
 
     def __post_init__(self) -> None:
-        _numbers(self, scalars.FRACTION, "horizontal", "vertical")
+        settle_numbers(self, scalars.FRACTION, "horizontal", "vertical")
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
         images = check_images(self, images)
@@ -129,8 +129,8 @@ class Rotate:
     fill: Fill = "edge"
 
     def __post_init__(self) -> None:
-        _numbers(self, "[0, 180]", "max_degrees")
-        _filling(self)
+        settle_numbers(self, "[0, 180]", "max_degrees")
+        _settle_fill(self)
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
         images = check_images(self, images)
@@ -162,7 +162,7 @@ class Noise:
     deviation: float = 0.1
 
     def __post_init__(self) -> None:
-        _numbers(self, scalars.NONNEGATIVE, "deviation")
+        settle_numbers(self, scalars.NONNEGATIVE, "deviation")
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
         images = check_images(self, images)
@@ -188,8 +188,8 @@ class Cutout:
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        _counts(self, "size")
-        _numbers(self, scalars.FINITE, "fill")
+        settle_counts(self, 0, "size")
+        settle_numbers(self, scalars.FINITE, "fill")
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
         images = check_images(self, images)
@@ -238,25 +238,40 @@ def narrowed(x: jax.Array, dtype: Any) -> jax.Array:
     return x.astype(dtype)
 
 
-def _settle(step: Any, **values: Any) -> None:
+def settle(step: Any, **values: Any) -> None:
+    """Set fields of a frozen step, while it is made."""
     for name, value in values.items():
         object.__setattr__(step, name, value)
 
 
-def _numbers(step: Any, domain: str, *names: str) -> None:
-    """Check settings at construction, and make them Python floats: 0 and 0.0 are one configuration."""
+def settle_numbers(step: Any, domain: str, *names: str) -> None:
+    """Check settings, and make them Python floats: 10 and 10.0 are one configuration."""
     for name in names:
-        _settle(step, **{name: scalars.raw(scalars.number(getattr(step, name), type(step).__name__, name, domain))})
+        settle(step, **{name: _concrete(step, name, scalars.number(getattr(step, name), _name(step), name, domain))})
 
 
-def _counts(step: Any, *names: str) -> None:
+def settle_counts(step: Any, at_least: int, *names: str) -> None:
+    """Check settings that are whole numbers."""
     for name in names:
-        _settle(step, **{name: scalars.raw(scalars.integer(getattr(step, name), type(step).__name__, name))})
+        settle(step, **{name: _concrete(step, name, scalars.integer(getattr(step, name), _name(step), name, at_least))})
 
 
-def _filling(step: Any) -> None:
+def _name(step: Any) -> str:
+    return type(step).__name__
+
+
+def _concrete(step: Any, name: str, value: Any) -> Any:
+    if isinstance(value, scalars.Traced):
+        raise TypeError(
+            f"{_name(step)}: {name}={value!r} was given, a number known before tracing was expected: steps compare by "
+            f"their settings. Make the step outside of jit and vmap."
+        )
+    return value
+
+
+def _settle_fill(step: Any) -> None:
     if step.fill != "edge":
-        _numbers(step, scalars.FINITE, "fill")
+        settle_numbers(step, scalars.FINITE, "fill")
 
 
 def _fill_value(step: Any, dtype: Any) -> jax.Array:
@@ -290,7 +305,7 @@ def _pad(step: Any, images: jax.Array, pixels: int) -> jax.Array:
     return jnp.pad(images, widths, constant_values=_fill_value(step, images.dtype))
 
 
-def _window(key: jax.Array, images: jax.Array, size: tuple[int, int]) -> jax.Array:
+def _window(key: jax.Array, images: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """A window of `size` out of every image, each place as likely as another."""
     room = jnp.asarray([whole - side + 1 for whole, side in zip(images.shape[1:3], size, strict=True)], jnp.int32)
     corner = jax.random.randint(key, (len(images), 2), 0, room[None, :], jnp.int32)

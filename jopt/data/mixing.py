@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt import scalars
-from jopt.data.images import check_images, check_pixels, narrowed, widened
+from jopt.data.images import check_images, check_pixels, narrowed, settle_counts, settle_numbers, widened
 
 Batch = tuple[jax.Array, jax.Array]
 
@@ -37,7 +37,8 @@ class Mixup:
     takes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _settle_mix(self)
+        settle_numbers(self, scalars.NONNEGATIVE, "alpha")
+        _settle_classes(self)
 
     def __call__(self, key: jax.Array, batch: Batch) -> Batch:
         x, y = _pair(self, batch)
@@ -71,7 +72,8 @@ class Cutmix:
     takes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _settle_mix(self)
+        settle_numbers(self, scalars.NONNEGATIVE, "alpha")
+        _settle_classes(self)
 
     def __call__(self, key: jax.Array, batch: Batch) -> Batch:
         x, y = _pair(self, batch)
@@ -104,9 +106,7 @@ class LabelSmoothing:
     takes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "smoothing", scalars.raw(scalars.number(self.smoothing, "LabelSmoothing", "smoothing", "[0, 1]"))
-        )
+        settle_numbers(self, scalars.FRACTION, "smoothing")
         _settle_classes(self)
 
     def __call__(self, key: jax.Array, batch: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -145,17 +145,9 @@ def _pair(step: Any, batch: Any) -> Batch:
     return batch[0], batch[1]
 
 
-def _settle_mix(step: Any) -> None:
-    object.__setattr__(
-        step, "alpha", scalars.raw(scalars.number(step.alpha, type(step).__name__, "alpha", scalars.NONNEGATIVE))
-    )
-    _settle_classes(step)
-
-
 def _settle_classes(step: Any) -> None:
     if step.classes is not None:
-        classes = scalars.integer(step.classes, type(step).__name__, "classes", 2)
-        object.__setattr__(step, "classes", scalars.raw(classes))
+        settle_counts(step, 2, "classes")
 
 
 def _share(key: jax.Array, alpha: float) -> jax.Array:

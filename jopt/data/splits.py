@@ -59,7 +59,8 @@ def stratified_split(
     Raises:
         ValueError: the parts are empty or too large, or a class has too few examples to be in all of them.
     """
-    labels = _checked_labels("stratified_split", np.asarray(labels))
+    labels = np.asarray(labels)
+    _check_labels("stratified_split", labels)
     sizes = _sizes("stratified_split", len(labels), parts)
     classes, members = np.unique(labels, return_inverse=True)
     left = np.bincount(members)
@@ -92,7 +93,8 @@ def class_weights(labels: np.ndarray | jax.Array, classes: int | None = None) ->
     Raises:
         ValueError: a class without examples, or a label outside 0 .. k − 1.
     """
-    labels = _checked_labels("class_weights", np.asarray(labels))
+    labels = np.asarray(labels)
+    _check_labels("class_weights", labels)
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise ValueError(
             f"class_weights: labels of dtype {labels.dtype} that start with {labels[0]!r} were given, integers from 0 "
@@ -123,7 +125,8 @@ def balanced_order(key: jax.Array, labels: jax.Array | np.ndarray, n: int) -> ja
     Returns:
         int32 indices of shape (n,).
     """
-    labels = _checked_labels("balanced_order", jnp.asarray(labels))
+    labels = jnp.asarray(labels)
+    _check_labels("balanced_order", labels)
     n = operator.index(n)
     if not jnp.issubdtype(labels.dtype, jnp.integer) or n < 1:
         raise ValueError(
@@ -152,13 +155,12 @@ def _generator(seed: int) -> np.random.RandomState:
     return np.random.RandomState(seed)
 
 
-def _checked_labels(call: str, labels):
+def _check_labels(call: str, labels: np.ndarray | jax.Array) -> None:
     if labels.ndim != 1 or labels.size == 0:
         raise ValueError(
             f"{call}: labels of shape {labels.shape} were given, one label for each example, shape (n,) with n ≥ 1, "
             f"was expected. Turn soft labels into classes with labels.argmax(-1)."
         )
-    return labels
 
 
 def _sizes(call: str, examples: int, parts: Sequence[int | float]) -> list[int]:

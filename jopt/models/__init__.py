@@ -1,4 +1,4 @@
-"""Ready-made Flax models: MLP, CNN and RNN, initialised to match their activation.
+"""Ready-made Flax models: MLP, CNN, ResNet, RNN and Transformer, initialised to match their activation.
 
 They are Flax **linen** modules. Linen is functional, like jopt: parameters are a plain pytree
 that enters and leaves `init` and `apply`, so a whole epoch compiles as one `scan`, and the same
@@ -17,6 +17,21 @@ except ImportError as error:
 from jopt.models.activations import ACTIVATIONS, matching_initializer, output_initializer
 from jopt.models.cnn import CNN
 from jopt.models.mlp import MLP
+from jopt.models.normalization import NORMS
+from jopt.models.resnet import ResNet
 from jopt.models.rnn import CELLS, RNN
+from jopt.models.transformer import POSITIONS, Transformer
 
-__all__ = ["ACTIVATIONS", "CELLS", "CNN", "MLP", "RNN", "matching_initializer", "output_initializer"]
+__all__ = [
+    "ACTIVATIONS",
+    "CELLS",
+    "CNN",
+    "MLP",
+    "NORMS",
+    "POSITIONS",
+    "RNN",
+    "ResNet",
+    "Transformer",
+    "matching_initializer",
+    "output_initializer",
+]

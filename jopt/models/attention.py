@@ -82,13 +82,3 @@ class Attention(nn.Module):
             q, k = rotate(q), rotate(k)
         joined = attend(q, k, v, self.causal).swapaxes(1, 2).reshape(batch, time, channels)
         return nn.Dense(channels, kernel_init=self.kernel_init or nn.initializers.zeros, name="out")(joined)
-
-
-def check_heads(call: str, channels: int, heads: int, even: bool = False) -> None:
-    """Raise a `ValueError` unless `heads` heads share `channels` evenly (`even`: in an even number for each)."""
-    if heads < 1 or channels % heads or (even and channels // heads % 2):
-        each = "an even number of channels" if even else "the same number of channels"
-        raise ValueError(
-            f"{call}: heads={heads} was given for {channels} channels, a number of heads that gives each {each} "
-            f"was expected. Pass for example heads={channels // 2 if even else channels}, or other widths."
-        )

@@ -13,7 +13,8 @@ from jopt.models.activations import (
     matching_initializer,
     output_initializer,
 )
-from jopt.models.convolution import check_images, convolve
+from jopt.models.checks import check_images
+from jopt.models.convolution import convolve
 from jopt.models.normalization import Norm
 
 

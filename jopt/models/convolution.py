@@ -47,12 +47,3 @@ def _places(size: int, window: int, stride: int) -> tuple[list[slice], tuple[int
     padding = max((steps - 1) * stride + window - size, 0)
     reach = (steps - 1) * stride + 1
     return [slice(i, i + reach, stride) for i in range(window)], (padding // 2, padding - padding // 2)
-
-
-def check_images(call: str, x: jax.Array) -> None:
-    """Raise a `ValueError` unless `x` has the four axes of a batch of images."""
-    if x.ndim != 4:
-        raise ValueError(
-            f"{call}: an input of shape {x.shape} was given, (batch, height, width, channels) was expected. "
-            f"Add the missing axis, for example x[..., None] for grey images."
-        )

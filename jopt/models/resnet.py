@@ -13,8 +13,9 @@ from jopt.models.activations import (
     matching_initializer,
     output_initializer,
 )
-from jopt.models.attention import Attention, check_heads
-from jopt.models.convolution import check_images, convolve
+from jopt.models.attention import Attention
+from jopt.models.checks import check_heads, check_images
+from jopt.models.convolution import convolve
 from jopt.models.normalization import NORMS, Norm
 
 PIXEL_POSITIONS: tuple[str, ...] = ("learned", "none")

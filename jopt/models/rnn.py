@@ -20,6 +20,7 @@ from jopt.models.activations import (
     matching_initializer,
     output_initializer,
 )
+from jopt.models.checks import check_sequence
 
 Carry = tuple[jax.Array, ...]
 
@@ -133,7 +134,7 @@ class RNN(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         check_choice("RNN", "activation", self.activation, ACTIVATIONS)
         check_choice("RNN", "cell", self.cell, CELLS)
-        self._check_input(x)
+        check_sequence("RNN", x, self.vocabulary)
         if self.vocabulary is not None:
             x = nn.Embed(self.vocabulary, self.features[0], name="embed")(x)
         for i, units in enumerate(self.features):
@@ -164,15 +165,3 @@ class RNN(nn.Module):
         start = (jnp.zeros((x.shape[0], units), x.dtype),) * arrays
         _, states = jax.lax.scan(advance, start, x.swapaxes(0, 1))
         return states.swapaxes(0, 1)
-
-    def _check_input(self, x: jax.Array) -> None:
-        if self.vocabulary is None and x.ndim != 3:
-            raise ValueError(
-                f"RNN: an input of shape {x.shape} was given, (batch, time, channels) was expected. "
-                f"Add the missing axis, or pass vocabulary= to embed integers of shape (batch, time)."
-            )
-        if self.vocabulary is not None and (x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer)):
-            raise ValueError(
-                f"RNN: with vocabulary={self.vocabulary}, an input {x.dtype}{list(x.shape)} was given, integers "
-                f"of shape (batch, time) were expected. Drop vocabulary= if the input is numbers."
-            )

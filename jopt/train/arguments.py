@@ -114,7 +114,11 @@ def feeds(
         if overfit is not None and eval_data is not None:
             first = sum(s.count * s.size for s in feed.segments)
             eval_data = jax.tree.map(lambda a: a[:first], data)
-    return feed, None if eval_data is None else eval_feed(eval_data, eval_batch_size)
+    try:
+        return feed, None if eval_data is None else eval_feed(eval_data, eval_batch_size)
+    except BaseException:
+        feed.close()
+        raise
 
 
 def _split(data: Any, eval_data: Any, share: float, key: Any) -> tuple[Any, ...]:
@@ -152,11 +156,11 @@ def transform_of(tx: Any, total: int | None) -> Transform:
 
 def model_of(loss_fn: Any, params: Any, model_state: Any, start: "Fit | None", feed: Any, key: Any) -> tuple[Any, Any]:
     """The parameters and the model's state to begin with."""
-    if start is not None:
-        return start.params, start.model_state
     if hasattr(loss_fn, "init") and (params is None or model_state is None):
         fresh, state = loss_fn.init(jax.random.fold_in(key, 2), feed.sample())
-        return fresh if params is None else params, state if model_state is None else model_state
+        params, model_state = fresh if params is None else params, state if model_state is None else model_state
+    if start is not None:  # it goes on from there, but epochs may begin anew from the first state
+        return start.params, start.model_state if model_state is None else model_state
     if params is None:
         raise TypeError(
             f"fit: params=None was given with the loss function {name_of(loss_fn)!r}, parameters were expected. Pass "

@@ -132,6 +132,14 @@ def segments(examples: int, size: BatchSize, first_step: int, last_batch: str) -
         yield run
 
 
+def first_of(runs: Sequence[Segment], batches: int) -> Iterator[Segment]:
+    """The first so many batches."""
+    for run in runs:
+        if batches > 0:
+            yield run._replace(count=min(run.count, batches))
+        batches -= run.count
+
+
 def steps_of(examples: int, size: BatchSize, last_batch: str, epochs: int) -> int:
     """Optimizer steps of so many epochs."""
     if size.fixed:
@@ -171,7 +179,8 @@ class ArrayFeed:
         self.data = jax.tree.map(jnp.asarray, arrays)
         self.size, self.shuffle, self.last_batch, self.key, self.limit = size, shuffle, last_batch, key, limit
         if callable(shuffle):
-            self.examples = jax.eval_shape(self._draw, key, 0).shape[0]
+            self.drawn = jax.jit(self._draw)
+            self.examples = self.drawn.eval_shape(key, 0).shape[0]
         self.words = () if key is None else tuple(np.asarray(jax.random.key_data(key)).ravel().tolist())
         self.epoch = self.step = self.first = 0
         self._begin()
@@ -183,7 +192,7 @@ class ArrayFeed:
         """Lay out the epoch that starts at step `first`."""
         self.segments = list(segments(self.examples, self.size, self.first, self.last_batch))
         if self.limit is not None:
-            self.segments = [Segment(s.start, s.size, min(s.count, self.limit)) for s in self.segments[:1]]
+            self.segments = list(first_of(self.segments, self.limit))
         self.steps = sum(s.count for s in self.segments)
         self.order = None
 
@@ -192,10 +201,20 @@ class ArrayFeed:
             return None
         if self.order is None:
             if callable(self.shuffle):
-                self.order = jax.jit(self._draw)(self.key, self.epoch)
+                self.order = self._checked(self.drawn(self.key, self.epoch))
             else:
                 self.order = jnp.asarray(permutation(self.words, self.epoch, self.examples))
         return self.order
+
+    def _checked(self, order: jax.Array) -> jax.Array:
+        """Compiled code takes it on trust that no index leads out of the data."""
+        low, high, examples = int(order.min()), int(order.max()), count_examples(self.data)
+        if low < 0 or high >= examples:
+            raise ValueError(
+                f"fit: shuffle={self.shuffle!r} gave indices from {low} to {high}, numbers from 0 to {examples - 1} "
+                f"were expected. Draw them with maxval={examples}."
+            )
+        return order
 
     def batch(self) -> Any:
         """The shapes of the first micro-batch."""
@@ -241,6 +260,11 @@ class ArrayFeed:
     def epoch_done(self) -> bool:
         """Whether the epoch has no step left."""
         return self.step - self.first >= self.steps
+
+    @property
+    def ended(self) -> bool:
+        """The same: nothing has to be waited for."""
+        return self.epoch_done()
 
     def next_epoch(self) -> None:
         """Begin the next epoch."""

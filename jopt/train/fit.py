@@ -214,7 +214,8 @@ def fit(
         )
     key = key_of(key)
     loss_fn = as_loss(loss_fn, loss, metrics)
-    stateful = model_state is not None or hasattr(loss_fn, "rebuild")
+    states = (model_state, None if start is None else start.model_state)
+    stateful = any(state is not None for state in states) or hasattr(loss_fn, "rebuild")
     if fast_dev_run:
         epochs, steps, overfit, checkpoint = None, 1, 1, None
     size = batch_size_of(batch_size, accumulate, micro_batch_size, key)

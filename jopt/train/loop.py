@@ -300,7 +300,7 @@ class Loop:
     def epochs_done(self) -> float:
         """Epochs, with the share of the present one."""
         epoch = self.feed.progress()
-        return self.feed.epoch + 1 if self.feed.epoch_done() else epoch
+        return self.feed.epoch + 1 if self.feed.ended else epoch
 
     def _numbers(self) -> dict[str, float]:
         """Live hyper-parameters and monitored values."""

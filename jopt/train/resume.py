@@ -76,7 +76,7 @@ def session(checkpoint: Any) -> Iterator[Saving | None]:
 def go_on(loop: Loop, fit: Any) -> None:
     """Set a loop where another run ended, in memory."""
     last = fit.resumable
-    loop.carry, loop.best = copy((last.carry, last.best))
+    loop.carry, loop.best = copy((last.carry, last.best if loop.keeps_best else None))
     loop.history, loop.seconds_before = fit.history, fit.seconds
     _settle(loop, last.position, last.key, fit.steps_per_call)
 

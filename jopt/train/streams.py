@@ -88,17 +88,24 @@ class StreamFeed:
         self.exhausted = False
         self.back: list[Item] = []
         self.taken: list[Item] = []
-        self.state: Any = None
+        self.state: Any = None  # of the source at `step`
+        self.earlier: Any = None  # of the source before `taken`
+        self.length: int | None = None  # of the present epoch, if known
         self.prefetch = self._open(None)
 
     def _open(self, state: Any) -> Prefetch:
         """Iterate over the present epoch, from a state of the source if there is one."""
         source = self.data(self.epoch) if callable(self.data) else self.data
+        self.length = _len(source)
         iterator = iter(source)
         holder = next((x for x in (iterator, source) if hasattr(x, "get_state") and hasattr(x, "set_state")), None)
-        if holder is not None and state is not None:
+        if holder is None:
+            self.state = None
+            return Prefetch(iterator, lambda: None)
+        if state is not None:
             holder.set_state(state)
-        return Prefetch(iterator, holder.get_state if holder is not None else lambda: None)
+        self.state = holder.get_state()
+        return Prefetch(iterator, holder.get_state)
 
     def _next(self) -> Item:
         return self.back.pop(0) if self.back else self.prefetch.get()
@@ -138,11 +145,7 @@ class StreamFeed:
 
     def total(self, epochs: int) -> int | None:
         """Optimizer steps of so many epochs, None where the length is not known."""
-        source = self.data(self.epoch) if callable(self.data) else self.data
-        try:
-            return len(source) * (1 if self.once else epochs)
-        except TypeError:
-            return None
+        return None if self.length is None else self.length * (1 if self.once else epochs)
 
     def take(self, at_most: int) -> Work | None:
         """The next batches of one shape as a stack; None at the end of the epoch."""
@@ -156,9 +159,8 @@ class StreamFeed:
             capacity = capacity or self._capacity_for(items[0].batch)
         if not items:
             return None
-        self.taken = items
-        self.state = items[-1].state
-        self.step += len(items)
+        # One statement, so that an interrupt cannot come between them.
+        self.taken, self.earlier, self.state, self.step = items, self.state, items[-1].state, self.step + len(items)
         stack = jax.tree.map(lambda *xs: _stacked(xs, capacity), *[item.batch for item in items])
         return Work("stack", stack, None, 0, len(items), *split_evenly(_length(items[0].batch), self.micro))
 
@@ -176,11 +178,16 @@ class StreamFeed:
             self.back[:0] = self.taken[done:]
             self.taken = self.taken[:done]
             self.step = before + done
-            self.state = self.taken[-1].state if self.taken else self.state
+            self.state = self.taken[-1].state if self.taken else self.earlier
 
     def epoch_done(self) -> bool:
         """Whether the iterable has ended; waits for its next batch."""
         return self._peek().end
+
+    @property
+    def ended(self) -> bool:
+        """Whether the iterable is known to have ended, without waiting for it."""
+        return bool(self.back) and self.back[0].end
 
     def next_epoch(self) -> None:
         """Begin the next epoch, if there is one."""
@@ -211,7 +218,6 @@ class StreamFeed:
         if isinstance(state, dict) and set(state) == {"bytes"}:
             state = bytes.fromhex(state["bytes"])
         self.epoch, self.first, self.step = position["epoch"], position["first"], position["step"]
-        self.state = state
         if state is None and self.once:
             self._skip(self.step)
             return
@@ -242,6 +248,13 @@ class StreamFeed:
     def close(self) -> None:
         """Stop the thread."""
         self.prefetch.close()
+
+
+def _len(source: Any) -> int | None:
+    try:
+        return len(source)
+    except TypeError:
+        return None
 
 
 def _shapes(batch: Any) -> list[Any]:
