@@ -76,6 +76,7 @@ from jopt.train.evaluate import evaluate, predict
 from jopt.train.fit import Fit, NonFiniteError, fit
 from jopt.train.losses import linen_loss, nnx_loss
 from jopt.train.lr_find import LRFind, lr_find
+from jopt.train.lr_sweep import LRSweep, lr_sweep
 from jopt.transform import Transform, masked, rule, whole
 from jopt.wrap import (
     accumulate,

@@ -16,7 +16,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import jopt
-from jopt.models import ACTIVATIONS, CELLS, CNN, MLP, RNN, matching_initializer
+from jopt.models import ACTIVATIONS, CELLS, CNN, MLP, RNN, ResNet, Transformer, matching_initializer
 from jopt.models.activations import LEAKY_SLOPE, PRELU_SLOPE
 
 KEY = jax.random.key(0)
@@ -37,11 +37,14 @@ def init(model, x):
         (CNN((4, 8), 10, dense=(16,)), IMAGES, (4, 10)),
         *[(RNN((6,), 10, cell=cell), ROWS, (4, 10)) for cell in CELLS],
         (RNN((8,), 12, per_step=True, vocabulary=12), SYMBOLS, (2, 6, 12)),
+        (ResNet((4, 8), 10, blocks=(1, 2), attention=True), IMAGES, (4, 10)),
+        (Transformer(8, 10), ROWS, (4, 10)),
+        (Transformer(8, 12, per_step=True, vocabulary=12, tied=True), SYMBOLS, (2, 6, 12)),
     ],
     ids=lambda v: getattr(v, "cell", type(v).__name__),
 )
 def test_logits_have_the_shape_of_the_labels_plus_one_axis(model, x, shape, activation):
-    # Traced only: 42 compilations would take a minute, and the values are the business of other tests.
+    # Traced only: 63 compilations would take a minute, and the values are the business of other tests.
     y, variables = jax.eval_shape(model.clone(activation=activation).init_with_output, KEY, x)
     assert y.shape == shape
     assert y.dtype == jnp.float32
@@ -95,7 +98,14 @@ def test_the_output_layer_is_xavier_for_every_activation():
 
 
 @pytest.mark.parametrize(
-    ("model", "x"), [(MLP((4,), 2), ROWS), (CNN((4,), 2, dense=(4,)), IMAGES), (RNN((4,), 2, cell="lstm"), ROWS)]
+    ("model", "x"),
+    [
+        (MLP((4,), 2), ROWS),
+        (CNN((4,), 2, dense=(4,)), IMAGES),
+        (RNN((4,), 2, cell="lstm"), ROWS),
+        (ResNet((4, 8), 2, attention=True), IMAGES),
+        (Transformer(8, 2, layers=1), ROWS),
+    ],
 )
 def test_kernel_init_replaces_every_initialiser_of_a_kernel(model, x):
     params = init(model.clone(kernel_init=nn.initializers.constant(0.125)), x)["params"]
@@ -126,7 +136,13 @@ def test_prelu_learns_its_slope_layer_by_layer():
 
 @pytest.mark.parametrize(
     ("model", "x"),
-    [(MLP((64,), 3, dropout=0.5), ROWS), (CNN((4,), 3, dropout=0.5), IMAGES), (RNN((64,), 3, dropout=0.5), ROWS)],
+    [
+        (MLP((64,), 3, dropout=0.5), ROWS),
+        (CNN((4,), 3, dropout=0.5), IMAGES),
+        (RNN((64,), 3, dropout=0.5), ROWS),
+        (ResNet((16,), 3, dropout=0.5, norm="group"), IMAGES),
+        (Transformer(16, 3, dropout=0.5), ROWS),
+    ],
 )
 def test_dropout_works_in_training_only(model, x):
     variables = init(model, x)
@@ -209,6 +225,31 @@ def test_the_convolution_is_that_of_flax(kernel):
         (lambda: CNN((4,), 2).init(KEY, ROWS), ["CNN", "(4, 8, 8)", "channels", "[..., None]"]),
         (lambda: RNN((4,), 2).init(KEY, SYMBOLS), ["RNN", "(2, 6)", "(batch, time, channels)", "vocabulary="]),
         (lambda: RNN((4,), 2, vocabulary=9).init(KEY, ROWS), ["RNN", "vocabulary=9", "integers", "Drop"]),
+        (lambda: ResNet((4,), 2, activation="swash").init(KEY, IMAGES), ["ResNet", "'swash'", "leaky_relu", "Pass"]),
+        (lambda: ResNet((4,), 2, norm="bach").init(KEY, IMAGES), ["ResNet", "'bach'", "batch, group", "Pass"]),
+        (lambda: ResNet((4,), 2, positions="here").init(KEY, IMAGES), ["ResNet", "'here'", "learned, none", "Pass"]),
+        (lambda: ResNet((4,), 2).init(KEY, ROWS), ["ResNet", "(4, 8, 8)", "channels", "[..., None]"]),
+        (lambda: ResNet((4, 8), 2, blocks=(1,)).init(KEY, IMAGES), ["ResNet", "blocks=(1,)", "2 stages", "Pass"]),
+        (lambda: ResNet((4,), 2, blocks=0).init(KEY, IMAGES), ["ResNet", "blocks=0", "from 1 up", "Pass"]),
+        (
+            lambda: ResNet((4,), 2, attention=(1,)).init(KEY, IMAGES),
+            ["ResNet", "attention=(1,)", "from -1 to 0", "Pass"],
+        ),
+        (lambda: ResNet((6,), 2, attention=True).init(KEY, IMAGES), ["ResNet", "heads=4", "6 channels", "Pass"]),
+        (lambda: Transformer(8, 2, activation="swash").init(KEY, ROWS), ["Transformer", "'swash'", "gelu", "Pass"]),
+        (lambda: Transformer(8, 2, positions="here").init(KEY, ROWS), ["Transformer", "'here'", "rotary", "Pass"]),
+        (lambda: Transformer(8, 2, heads=3).init(KEY, ROWS), ["Transformer", "heads=3", "8 channels", "Pass"]),
+        (lambda: Transformer(8, 2, heads=8).init(KEY, ROWS), ["Transformer", "heads=8", "even", "heads=4"]),
+        (lambda: Transformer(8, 2).init(KEY, SYMBOLS), ["Transformer", "(2, 6)", "(batch, time, channels)"]),
+        (lambda: Transformer(8, 2, vocabulary=9).init(KEY, ROWS), ["Transformer", "vocabulary=9", "integers", "Drop"]),
+        (
+            lambda: Transformer(8, 2, vocabulary=9, tied=True).init(KEY, SYMBOLS),
+            ["Transformer", "vocabulary=9", "outputs=2", "tied=False"],
+        ),
+        (
+            lambda: Transformer(8, 2, positions="learned", length=7).init(KEY, ROWS),
+            ["Transformer", "8 steps", "length=7", "rotary"],
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, words):
@@ -244,6 +285,8 @@ def test_a_model_trains_in_a_linen_train_state():
         (MLP((16,), 3, activation="prelu", dropout=0.1, batch_norm=True), ROWS),
         (CNN((4,), 3, dense=(8,)), IMAGES),
         (RNN((8,), 3, cell="gru"), ROWS),
+        (ResNet((8,), 3, attention=True), IMAGES),
+        (Transformer(8, 3, layers=1), ROWS),
     ],
 )
 def test_a_model_trains_in_nnx(model, x):

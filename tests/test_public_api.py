@@ -15,17 +15,17 @@ import jopt
 
 # What users may rely on. A change here is a change of the interface: say so in CHANGELOG.md.
 PUBLIC = """
-CheckpointError Checkpointer Fit LRFind Leaf NonFiniteError Own Rule State StateMismatchError Transform
+CheckpointError Checkpointer Fit LRFind LRSweep Leaf NonFiniteError Own Rule State StateMismatchError Transform
 TreeMismatchError Whole accumulate adadelta adagrad adam adamax adamaxw adamw adaptive_grad_clip add_decayed_weights
 add_l1_subgradient add_noise amsgrad apply_gradients apply_updates average_params centralize chain clip
 clip_by_block_rms clip_by_global_norm clip_params ema eval_params evaluate everything_else explain fit freeze
-hyperparams identity keep_params_nonnegative lamb lars linen_loss lion load lr_find masked max_norm_constraint
-momentum monitor monitored muon nadam nadamw ndim nesterov nesterov_trace nnx_loss nonfinite_report
-normalize_by_update_norm partition path predict read_meta reduce_on_plateau rmsprop rule save scale scale_by_adadelta
-scale_by_adam scale_by_adamax scale_by_amsgrad scale_by_ema scale_by_learning_rate scale_by_lion scale_by_muon
-scale_by_nadam scale_by_rms scale_by_root_sum scale_by_rss scale_by_schedule scale_by_shape scale_by_sign
-scale_by_stddev scale_by_trust_ratio scale_by_uncorrected_adam set_hyperparams set_to_zero sgd sign_sgd signum
-skip_nonfinite soft_threshold sweep_axes trace whole zero_nans
+hyperparams identity keep_params_nonnegative lamb lars linen_loss lion load lr_find lr_sweep masked
+max_norm_constraint momentum monitor monitored muon nadam nadamw ndim nesterov nesterov_trace nnx_loss
+nonfinite_report normalize_by_update_norm partition path predict read_meta reduce_on_plateau rmsprop rule save scale
+scale_by_adadelta scale_by_adam scale_by_adamax scale_by_amsgrad scale_by_ema scale_by_learning_rate scale_by_lion
+scale_by_muon scale_by_nadam scale_by_rms scale_by_root_sum scale_by_rss scale_by_schedule scale_by_shape
+scale_by_sign scale_by_stddev scale_by_trust_ratio scale_by_uncorrected_adam set_hyperparams set_to_zero sgd sign_sgd
+signum skip_nonfinite soft_threshold sweep_axes trace whole zero_nans
 """
 
 NAMES = sorted(
