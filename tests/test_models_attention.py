@@ -4,7 +4,6 @@ import pytest
 
 pytest.importorskip("flax")
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,8 +43,9 @@ def narrow(tree):
 # ---- Convolution.
 
 
-@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 2)])
-@pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (3, 5)])
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((1, 1), (2, 2)), ((2, 4), (3, 1)), ((3, 5), (2, 3))]
+)
 def test_a_strided_convolution_and_its_gradients_are_those_of_lax(kernel, stride):
     x, w = IMAGES[:2, :7], jax.random.normal(KEY, (*kernel, 3, 4))
     geometry = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
@@ -70,9 +70,9 @@ def test_on_cpu_no_convolution_is_left_in_a_scanned_training_step():
 
         return jax.lax.scan(step, params, length=3)[0]
 
-    compiled = jax.jit(train).lower(params).compile().as_text()
-    assert " dot(" in compiled
-    assert "convolution(" not in compiled
+    lowered = jax.jit(train).lower(params).as_text()
+    assert "stablehlo.dot_general" in lowered
+    assert "stablehlo.convolution" not in lowered
 
 
 # ---- Normalisation.
@@ -102,7 +102,8 @@ def test_batch_norm_evaluates_with_the_running_statistics():
     np.testing.assert_allclose(mean, (1 - MEMORY) * x.mean((0, 1)), rtol=1e-5)
     np.testing.assert_allclose(var, MEMORY + (1 - MEMORY) * x.var((0, 1)), rtol=1e-5)
     y = Norm("batch").apply({**variables, **moved}, x)
-    np.testing.assert_allclose(y, (x - mean.reshape(1, 1, -1)) / np.sqrt(var + EPSILON), rtol=1e-4, atol=1e-5)
+    expected = (np.asarray(x) - np.asarray(mean)) / np.sqrt(np.asarray(var) + EPSILON)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_init_in_training_mode_leaves_the_running_statistics_alone():
@@ -114,7 +115,7 @@ def test_init_in_training_mode_leaves_the_running_statistics_alone():
 def test_norm_computes_in_float32_for_half_precision(kind):
     x = (300 + ROWS).astype(jnp.float16)  # the sum of squares overflows float16
     model = Norm(kind, train=True)
-    variables = jax.tree.map(lambda leaf: leaf, model.init(KEY, x))
+    variables = model.init(KEY, x)
     y, _ = model.apply(variables, x, mutable=["batch_stats"])
     expected, _ = model.apply(variables, x.astype(jnp.float32), mutable=["batch_stats"])
     assert y.dtype == jnp.float16
@@ -212,9 +213,9 @@ def test_a_resnet_has_the_parameters_of_its_drawing():
     blocks = (2 * 9 * 16 * 16 + 4 * 16) + (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32 + 2 * 16 + 2 * 32)
     attention = 4 * 32 * 32 + 32 + 2 * 32 + 16 * 32  # kernels, bias, norm, 4 × 4 positions
     last = 2 * 32 + 32 * 10 + 10
-    params = ResNet((16, 32), 10, attention=True).init(KEY, IMAGES)["params"]
-    assert size(params) == first + blocks + attention + last
-    assert size(ResNet((16, 32), 10).init(KEY, IMAGES)["params"]) == first + blocks + last
+    plain, attentive = (ResNet((16, 32), 10, attention=on) for on in (False, True))
+    assert size(jax.eval_shape(plain.init, KEY, IMAGES)["params"]) == first + blocks + last
+    assert size(jax.eval_shape(attentive.init, KEY, IMAGES)["params"]) == first + blocks + attention + last
 
 
 @pytest.mark.parametrize(
@@ -236,9 +237,9 @@ def test_a_resnet_starts_as_its_shortcuts():
     np.testing.assert_allclose(deep.apply(variables, IMAGES), y, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
 def test_a_resnet_learns_with_every_norm(norm):
-    model = ResNet((8, 8), 3, norm=norm, attention=True, heads=2, positions="none", activation="prelu")
+    model = ResNet((8,), 3, norm=norm, activation="prelu")
     variables = model.init(KEY, IMAGES)
     assert ("batch_stats" in variables) == (norm == "batch")
     statistics = {name: tree for name, tree in variables.items() if name != "params"}
@@ -381,12 +382,13 @@ def test_one_glob_finds_all_parameters_of_a_kind(model, x):
     ids=["mlp", "cnn", "resnet", "resnet-group", "tied", "transformer"],
 )
 def test_half_precision_stays_half_and_near(model, x):
-    """Parameters and input in bfloat16, running statistics in float32: what `fit(precision="bf16")` makes of a model."""
+    """Parameters and input in bfloat16, running statistics in float32: what `fit(precision="bf16")` makes of it."""
     variables = random_params(model, x, deviation=0.1)
     half = {**variables, "params": narrow(variables["params"])}
     small = x if x.dtype == jnp.int32 else narrow(x)
-    y, moved = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(half, small)
-    expected, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    train = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
+    y, moved = train(half, small)
+    expected, _ = train(variables, x)
     assert y.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(moved))
     np.testing.assert_allclose(y.astype(jnp.float32), expected, atol=0.03 * np.abs(expected).max() + 0.03)

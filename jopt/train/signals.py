@@ -55,10 +55,12 @@ def requests() -> Iterator[Requests]:
         return
     before = {}
     try:
-        for signum in REASONS:
-            before[signum] = signal.signal(signum, asked.take)
-        yield asked
+        try:
+            for signum in REASONS:
+                before[signum] = signal.signal(signum, asked.take)
+            yield asked
+        finally:
+            asked.hold()  # an interrupt in what follows would leave a handler behind
     finally:
-        asked.hold()  # an interrupt in here would leave a handler behind
-        for signum, handler in before.items():
+        for signum, handler in reversed(before.items()):  # Ctrl-C, which may raise again, last
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
