@@ -39,7 +39,12 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows = run(arguments.seeds)
-    lines = [", ".join(f"{name} {value}" for name, value in environment().items()), f"jopt {WORDS}", "", "seed  test accuracy  rate found  seconds"]
+    lines = [
+        ", ".join(f"{name} {value}" for name, value in environment().items()),
+        f"jopt {WORDS}",
+        "",
+        "seed  test accuracy  rate found  seconds",
+    ]
     lines += [f"{r['seed']:4}  {r['accuracy']:13.2%}  {r['learning_rate']:10.2g}  {r['seconds']:7.0f}" for r in rows]
     lines.append(f"median {statistics.median(r['accuracy'] for r in rows):.2%}, target 98.5%")
     print("\n" + "\n".join(lines))

@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jopt {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
-    demo = commands.add_parser("demo", help="train three digit tasks with several chains each, and a fourth with the whole toolkit")
+    demo = commands.add_parser(
+        "demo", help="train three digit tasks with several chains each, and a fourth with the whole toolkit"
+    )
     demo.add_argument("--out", type=Path, metavar="DIR", help="save the picture there as demo.png")
     demo.add_argument("--quick", action="store_true", help="a tenth of the epochs, and no targets")
     demo.set_defaults(run=lambda a: cli_demo.demo(a.out, quick=a.quick))

@@ -65,7 +65,7 @@ def plain_loss(params, batch):
 def noisy_loss(params, batch, key):
     """`plain_loss` of inputs with noise, and a metric."""
     x, y = batch
-    z = logits(params, x + 0.1 * jax.random.normal(key, x.shape))
+    z = logits(params, x + 0.2 * jax.random.uniform(key, x.shape))
     right = (z.argmax(-1) == y).astype(jnp.float32).mean()
     return optax.softmax_cross_entropy_with_integer_labels(z, y).mean(), {"accuracy": right}
 
@@ -134,6 +134,11 @@ def bits(tree: Any) -> list[bytes]:
 def _words(x: Any) -> np.ndarray:
     typed = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(x) if typed else x)
+
+
+def close(a: Any, b: Any, rtol: float = 1e-5) -> None:
+    """Fail unless two arrays are equal but for rounding."""
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-7)
 
 
 def outcome(fit: Any) -> tuple[Any, ...]:

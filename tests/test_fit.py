@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` do when all goes well."""
+"""What `fit` does when all goes well: losses, metrics, transforms, rules, callbacks."""
 
 import functools
 import warnings
@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fit_cases import CLASSES, IMAGES, LABELS, LOSS, bits, case, logits, nnx_model, plain_loss, plain_params
+from fit_cases import IMAGES, LABELS, bits, close, plain_loss, plain_params
 
 import jopt
-from jopt.models import MLP
 from jopt.train.stopping import early_stopping, max_seconds, plateau, target
 
 DATA = (IMAGES, LABELS)
@@ -34,10 +33,6 @@ def descend(params, batch):
 W = {"w": np.zeros(2, np.float32)}
 ONES = np.ones((4, 1), np.float32)
 slide = functools.partial(run, descend, W, tx=jopt.sgd(0.1), data=ONES, batch_size=4)
-
-
-def close(a, b, rtol=1e-5):
-    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-7)
 
 
 # Losses -------------------------------------------------------------------------------------------
@@ -74,6 +69,7 @@ class Callable:
 
 
 BATCHES = np.arange(8, dtype=np.float32).reshape(4, 2)
+TWICE = np.concatenate([BATCHES] * 2)
 AFTER_ONE = {"w": -0.1 * 2 * -BATCHES.mean(0)}
 LOSSES = [squares, with_key, with_own_argument, with_state, with_state_and_key, Callable(), functools.partial(squares)]
 
@@ -110,19 +106,16 @@ def test_every_step_has_its_own_key_which_depends_on_the_seed_alone():
 
 
 def test_the_models_state_can_begin_anew_every_epoch():
-    counts = [
-        run(with_state, W, jopt.sgd(0.1), np.concatenate([BATCHES] * 2), batch_size=4, epochs=3, model_state_reset=reset,
-            model_state={"n": np.int32(0)}, log_every=1).history.column("count").tolist()
-        for reset in (None, "epoch")
-    ]  # fmt: skip
-    assert counts == [[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 0, 1]]
+    options = {"batch_size": 4, "epochs": 3, "model_state": {"n": np.int32(0)}, "log_every": 1}
+    for reset, counts in ((None, [0, 1, 2, 3, 4, 5]), ("epoch", [0, 1, 0, 1, 0, 1])):
+        found = run(with_state, W, jopt.sgd(0.1), TWICE, model_state_reset=reset, **options)
+        assert found.history.column("count").tolist() == counts
 
 
 def test_a_run_that_goes_on_begins_epochs_with_the_first_state():
     options = {"batch_size": 4, "model_state_reset": "epoch", "model_state": {"n": np.int32(0)}, "log_every": 1}
-    data = np.concatenate([BATCHES] * 2)
-    some = run(with_state, W, jopt.sgd(0.1), data, steps=3, **options)
-    more = run(with_state, W, jopt.sgd(0.1), data, steps=6, start=some, **options)
+    some = run(with_state, W, jopt.sgd(0.1), TWICE, steps=3, **options)
+    more = run(with_state, W, jopt.sgd(0.1), TWICE, steps=6, start=some, **options)
     assert more.history.column("count").tolist() == [0, 1, 0, 1, 0, 1]
 
 
@@ -169,71 +162,6 @@ def test_what_the_history_has():
     assert (found.step, found.epoch, found.finished, found.skipped) == (4, 2, True, 0)
     assert "step 4, epoch 2" in repr(found)
     assert "all steps are done" in repr(found)
-
-
-# Flax models --------------------------------------------------------------------------------------
-
-
-def test_a_linen_model_is_a_loss_in_one_line():
-    model = MLP((5,), CLASSES, dropout=0.2, batch_norm=True)
-    options = {"loss": LOSS, "metrics": ("accuracy", "perplexity"), "eval_data": DATA, "eval_batch_size": 11}
-    found = jopt.fit(model, None, jopt.adam(0.05), DATA, batch_size=26, epochs=10, progress=False, **options)
-    outputs = found.model()(IMAGES)
-    close(outputs, model.apply({"params": found.params, **found.model_state}, IMAGES))
-    loss = optax.softmax_cross_entropy_with_integer_labels(outputs, LABELS).mean()
-    row = found.history[-1]
-    close(row["eval_loss"], loss, 1e-4)
-    close(row["eval_perplexity"], np.exp(loss), 1e-4)
-    close(row["eval_accuracy"], (outputs.argmax(-1) == LABELS).mean())
-    assert row["eval_accuracy"] > 0.7 > found.history[0]["eval_accuracy"]
-    assert not np.allclose(found.model_state["batch_stats"]["norm_0"]["mean"], 0)
-    adapter = jopt.linen_loss(model, LOSS, metrics=("accuracy", "perplexity"))
-    close(jopt.predict(adapter, found.params, IMAGES, model_state=found.model_state, batch_size=7), outputs)
-    again = jopt.evaluate(adapter, found.params, DATA, model_state=found.model_state, batch_size=11)
-    assert again == {name.removeprefix("eval_"): x for name, x in row.items() if name.startswith("eval_")}
-
-
-def test_parameters_that_are_given_are_used():
-    model, weights = case("linen").loss, {"hidden_0": {"kernel": np.zeros((36, 5), np.float32)}}
-    fresh, _ = model.init(jax.random.key(5), (IMAGES, LABELS))
-    found = run(model, fresh | weights, jopt.sgd(0.0), steps=1)
-    assert bits(found.params) == bits(fresh | weights)
-
-
-def test_an_nnx_model_is_not_touched_and_a_new_one_comes_back():
-    from flax import nnx
-
-    model = nnx_model()
-    model.train()
-    before = bits(nnx.state(model))
-    found = jopt.fit(
-        model, None, jopt.ema(jopt.adam(0.05), 0.5), DATA, loss=LOSS, batch_size=26, epochs=2, progress=False
-    )
-    assert bits(nnx.state(model)) == before
-    assert not model.dropout.deterministic
-    adapter = jopt.nnx_loss(model, LOSS)
-    for average, params in ((True, found.eval_params), (False, found.params)):
-        new = found.model(average=average)
-        new.eval()
-        close(new(IMAGES), jopt.predict(adapter, params, IMAGES, model_state=found.model_state), 1e-4)
-    assert not np.allclose(new.hidden.kernel[...], model.hidden.kernel[...])
-    assert not np.allclose(new.norm.mean[...], 0)
-
-
-def test_examples_without_weight_do_not_count():
-    model = jopt.linen_loss(MLP((4,), CLASSES), LOSS, metrics=("accuracy", "perplexity"))
-    params, _ = model.init(jax.random.key(0), DATA)
-    weights = np.where(np.arange(len(LABELS)) < 20, 2, 0).astype(np.float32)
-    few = jopt.evaluate(model, params, (IMAGES[:20], LABELS[:20]), batch_size=8)
-    all_ = jopt.evaluate(model, params, (IMAGES, LABELS, weights), batch_size=8)
-    assert few.keys() == all_.keys()
-    for name in few:
-        close(few[name], all_[name])
-
-
-def test_a_plain_loss_has_no_model():
-    with pytest.raises(TypeError, match=r"'descend'.*Flax model.*expected"):
-        slide(steps=1).model()
 
 
 # The transform ------------------------------------------------------------------------------------
@@ -313,6 +241,15 @@ def test_early_stopping_gives_back_the_best(restore):
     assert bits(stopped.eval_params) == bits(stopped.params)
     assert int(stopped.state.count) == (3 if restore else 5)
     close(slide(epochs=7, start=stopped).params["w"], [-0.7] * 2)  # from the last, not from the best
+
+
+def test_the_best_is_kept_in_checkpoints(tmp_path):
+    rule = early_stopping(patience=2)
+    options = {"epochs": 20, "eval_data": ONES, "eval_fn": valley, "checkpoint": tmp_path}
+    slide(until=[rule, lambda history: len(history) == 4], **options)
+    stopped = slide(until=rule, **options)
+    assert stopped.step == 5
+    close(stopped.params["w"], [-0.3] * 2)
 
 
 @pytest.mark.parametrize(
@@ -432,66 +369,6 @@ def test_a_validation_split_holds_examples_out():
     assert bin(parts[0][1]).count("1") == 3
 
 
-# Precision ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", jnp.bfloat16), ("f16", jnp.float16)])
-def test_losses_compute_in_the_precision_and_parameters_stay(precision, dtype):
-    seen = []
-
-    def loss(params, batch):
-        seen.append((params["w"].dtype, batch[0].dtype, batch[1].dtype))
-        return ((params["w"][None] - batch[0]) ** 2).mean()
-
-    data = (BATCHES / 8, np.arange(4, dtype=np.int32))
-    found = run(loss, W, jopt.sgd(0.1), data, batch_size=4, precision=precision, epochs=5, eval_data=data)
-    assert set(seen) == {(jnp.dtype(dtype), jnp.dtype(dtype), jnp.dtype(jnp.int32))}
-    assert found.params["w"].dtype == jnp.float32
-    assert found.skipped == 0
-    close(found.params["w"], BATCHES.mean(0) / 8 * (1 - 0.9**5), 2e-2)
-
-
-def steep(params, batch):
-    return (params["w"] * jnp.asarray(100, params["w"].dtype)).mean() + 0 * batch.mean().astype(params["w"].dtype)
-
-
-def test_the_scale_of_a_float16_loss_falls_until_nothing_overflows():
-    found = run(steep, W, jopt.sgd(1e-3), ONES, precision="f16", steps=20, max_nonfinite=2)
-    assert found.finished
-    assert found.skipped == 5  # 50 · 2¹⁵ → 50 · 2¹⁰ < 65504
-    close(found.params["w"], [-0.05 * 15] * 2, 1e-3)
-
-
-def test_a_float16_loss_that_is_never_finite_raises():
-    def overflowing(params, batch):
-        return steep(params, batch) * jnp.float16(6e4) * jnp.float16(2)
-
-    with pytest.raises(jopt.NonFiniteError, match="2 steps in a row"):
-        run(overflowing, W, jopt.sgd(1e-3), ONES, precision="f16", steps=50, max_nonfinite=2)
-
-
-# Evaluate, predict ----------------------------------------------------------------------------------
-
-
-def test_evaluation_does_not_depend_on_the_batch_size():
-    x = np.arange(20, dtype=np.float32).reshape(10, 2)
-    for data, size in ((x, 1), (x, 4), (x, 10**6), ([x], 256), (iter([x]), 256), ([x[:4], x[4:8], x[8:]], 256)):
-        close(jopt.evaluate(squares, W, data, batch_size=size)["loss"], squares(W, x))
-
-
-def test_evaluation_with_a_function_of_its_own():
-    def loss(params, batch, key):
-        raise AssertionError("not in evaluation")
-
-    assert jopt.evaluate(loss, W, ONES, eval_fn=lambda p, b: b.mean())["loss"] == 1
-    with pytest.raises(TypeError, match=r"evaluate: the loss 'loss' takes a key.*eval_fn="):
-        jopt.evaluate(loss, W, ONES)
-
-
-def test_predictions_come_in_order():
-    params = plain_params()
-    for size in (1, 10, 52, 1000):
-        close(jopt.predict(logits, params, IMAGES, batch_size=size), logits(params, IMAGES), 1e-3)
-    tree = jopt.predict(lambda p, x: {"a": x["i"] + 1, "b": (x["i"],)}, W, {"i": np.arange(7)}, batch_size=3)
-    assert tree["a"].tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert tree["b"][0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+def test_a_plain_loss_has_no_model():
+    with pytest.raises(TypeError, match=r"'descend'.*Flax model.*expected"):
+        slide(steps=1).model()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fit_cases import BATCH, EXAMPLES, IMAGES, LABELS, bits, plain_loss, plain_params
+from fit_cases import bits, close
 
 import jopt
 from jopt.train import loop, program
@@ -181,23 +181,22 @@ def test_micro_batches_need_one_program_for_all_sizes(recipes):
 
 @pytest.mark.parametrize("kind", ["accumulate", "micro_batch_size", "stream"])
 def test_accumulation_is_the_big_batch(kind):
-    data, options = (IMAGES[:48], LABELS[:48]), {"accumulate": 3}
+    x = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
+    data, options = x, {"accumulate": 3}
     if kind == "micro_batch_size":
         options = {"micro_batch_size": 8}
     if kind == "stream":
-        data = [tuple(a[i : i + 24] for a in data) for i in (0, 24)]
+        data = [x[:24], x[24:]]
 
     def loss(params, batch):
-        return plain_loss(params, batch), {"mean": batch[0].mean()}
+        return jnp.mean((batch @ params["w"] - 1) ** 2), {"mean": batch.mean()}
 
-    tx = jopt.adam(0.02)
-    big = run(data, loss, plain_params(), tx, batch_size=24, epochs=2, shuffle=False)
-    split = run(data, loss, plain_params(), tx, batch_size=24, epochs=2, shuffle=False, **options)
+    start = {"batch_size": 24, "epochs": 2, "shuffle": False}
+    big, split = (run(data, loss, {"w": x[0]}, jopt.adam(0.02), **start, **more) for more in ({}, options))
     assert split.step == big.step == 4
     for name in ("loss", "mean"):
-        np.testing.assert_allclose(split.history.column(name), big.history.column(name), rtol=1e-4, atol=1e-7)
-    for a, b in zip(jax.tree.leaves(split.params), jax.tree.leaves(big.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        close(split.history.column(name), big.history.column(name), 1e-4)
+    close(split.params["w"], big.params["w"], 1e-4)
 
 
 def test_accumulation_weighs_micro_batches_by_their_weight():
@@ -232,6 +231,12 @@ def test_the_learning_rate_follows_the_batch_size(how, power):
     found = run(numbers(12), batch_size=lambda step: 4 if step == 0 else 8, scale_learning_rate=how, epochs=1)
     assert found.step == 2
     assert float(found.params["w"]) == pytest.approx(-0.1 - 0.1 * 2**power)
+
+
+def test_the_first_step_has_the_learning_rate_as_it_is():
+    for data in (numbers(3), [numbers(3), numbers(6)]):  # fewer than batch_size; sizes of their own
+        found = run(data, batch_size=8, scale_learning_rate="linear")
+        assert float(found.params["w"]) == pytest.approx(-0.1 * (1 if found.step == 1 else 3))
 
 
 def test_batches_split_evenly():
@@ -410,9 +415,11 @@ def test_a_run_that_ended_with_an_epoch_goes_on_with_the_next():
 
 
 def test_streams_and_arrays_agree():
-    data, tx = (IMAGES, LABELS), jopt.adam(0.02)
-    parts = [tuple(a[i : i + BATCH] for a in data) for i in range(0, EXAMPLES, BATCH)]
-    found = [run(d, plain_loss, plain_params(), tx, batch_size=BATCH, shuffle=False) for d in (data, parts)]
-    assert found[0].step == found[1].step == 7
-    for a, b in zip(jax.tree.leaves(found[0].params), jax.tree.leaves(found[1].params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    x = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+
+    def loss(params, batch):
+        return jnp.mean((batch @ params["w"] - 1) ** 2)
+
+    arrays, stream = (run(data, loss, {"w": x[0]}, shuffle=False) for data in (x, [x[:4], x[4:8], x[8:]]))
+    assert arrays.step == stream.step == 3
+    close(arrays.params["w"], stream.params["w"])

@@ -103,6 +103,32 @@ def test_accumulation_and_growing_batches_resume_bit_equal():
     assert outcome(train(*PLAIN, **options, start=stopped)) == outcome(whole)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_narrow_precisions_have_the_same_bits(precision, tmp_path):
+    options = {"precision": precision, "max_nonfinite": 2}
+    whole = outcome(train(*PLAIN, **options, steps_per_call=1))
+    assert outcome(train(*PLAIN, **options)) == whole
+    train(*PLAIN, **options, until=stop_at(3), checkpoint=tmp_path)
+    assert outcome(train(*PLAIN, **options, checkpoint=tmp_path)) == whole
+
+
+def test_streams_have_the_same_bits(tmp_path):
+    x, tx = case("plain").inputs, transform("averaged")
+    parts = [(x[i : i + 8], LABELS[i : i + 8]) for i in range(0, 52, 8)]  # the last one has four examples
+
+    def run(**options):
+        options = {"epochs": 2, "log_every": 1, "progress": False} | options
+        return fit(plain_loss, plain_params(), tx, lambda epoch: parts[epoch:] + parts[:epoch], **options)
+
+    whole = outcome(run(steps_per_call=1))
+    for steps in (2, 3, "auto", 100):
+        assert outcome(run(steps_per_call=steps)) == whole, steps
+    for stop in (2, 6, 7, 8):
+        assert outcome(run(start=run(until=stop_at(stop)))) == whole, stop
+        run(until=stop_at(stop), checkpoint=tmp_path / str(stop))
+        assert outcome(run(checkpoint=tmp_path / str(stop))) == whole, stop
+
+
 # A separate step ---------------------------------------------------------------------------------
 
 

@@ -24,12 +24,15 @@ ORDER = np.array([3, 0, 5, 1, 4, 2])
 
 
 def random_params(model, x, *args, deviation=0.3):
-    """Parameters away from their start, where the branches that begin at zero say something."""
-    variables = model.init(KEY, x, *args)
-    leaves, tree = jax.tree.flatten(variables["params"])
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    moved = [leaf + deviation * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return {**variables, "params": jax.tree.unflatten(tree, moved)}
+    """Variables away from their start, where the branches that begin at zero say something; no compilation."""
+    numbers = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        start = 1.0 if path[-1].key in ("scale", "var") else 0.0
+        spread = deviation if path[0].key == "params" else 0.0
+        return jnp.asarray(start + spread * numbers.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda x: model.init(KEY, x, *args), x))
 
 
 def size(params):
@@ -53,15 +56,15 @@ def test_a_strided_convolution_and_its_gradients_are_those_of_lax(kernel, stride
     def loss(function):
         return lambda x, w: jnp.sin(function(x, w, stride, "SAME", **geometry)).sum()
 
-    ours = jax.value_and_grad(loss(convolve), argnums=(0, 1))(x, w)
-    expected = jax.value_and_grad(loss(jax.lax.conv_general_dilated), argnums=(0, 1))(x, w)
+    ours = jax.jit(jax.value_and_grad(loss(convolve), argnums=(0, 1)))(x, w)
+    expected = jax.jit(jax.value_and_grad(loss(jax.lax.conv_general_dilated), argnums=(0, 1)))(x, w)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, expected)
 
 
 def test_on_cpu_no_convolution_is_left_in_a_scanned_training_step():
     """There its gradient would run some fifty times slower."""
     model = ResNet((4, 8), 2, norm="none")
-    params = model.init(KEY, IMAGES)["params"]
+    params = jax.eval_shape(model.init, KEY, IMAGES)["params"]
 
     def train(params):
         def step(params, _):
@@ -230,7 +233,7 @@ def test_attention_sits_where_it_was_asked_for(attention, pixels):
 
 def test_a_resnet_starts_as_its_shortcuts():
     deep, shallow = ResNet((8,), 3, blocks=3, attention=True), ResNet((8,), 3, blocks=1)
-    variables = deep.init(KEY, IMAGES)
+    variables = jax.jit(deep.init)(KEY, IMAGES)
     y = shallow.apply(
         {c: {n: v for n, v in tree.items() if "_1" not in n and "_2" not in n} for c, tree in variables.items()}, IMAGES
     )

@@ -100,11 +100,8 @@ class Transformer(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         self._check(x)
         linear = self.kernel_init or output_initializer()
-        if self.vocabulary is None:
-            x = nn.Dense(self.width, kernel_init=linear, name="input")(x)
-        else:
-            embed = nn.Embed(self.vocabulary, self.width, name="embed")
-            x = embed(x)
+        embed = None if self.vocabulary is None else nn.Embed(self.vocabulary, self.width, name="embed")
+        x = nn.Dense(self.width, kernel_init=linear, name="input")(x) if embed is None else embed(x)
         if self.positions == "learned":
             steps = jnp.arange(x.shape[1])
             x = x + nn.Embed(self.length, self.width, name="positions")(steps)[None]
@@ -122,7 +119,7 @@ class Transformer(nn.Module):
             )(x, train)
         x = Norm("layer", name="norm")(x)
         x = x if self.per_step else x.mean(axis=1)
-        if self.tied:
+        if embed is not None and self.tied:
             return embed.attend(x)
         return nn.Dense(self.outputs, kernel_init=linear, name="output")(x)
 

@@ -1,5 +1,6 @@
 """What `fit` is given, checked and resolved."""
 
+import inspect
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def key_of(key: Any) -> jax.Array:
+    """A seed or a key of either kind as a typed key."""
     if isinstance(key, int | np.integer):
         return jax.random.key(key)
     if not isinstance(key, jax.Array | np.ndarray):
@@ -29,12 +31,14 @@ def key_of(key: Any) -> jax.Array:
 
 
 def whole(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"fit: {name}={value!r} was given, a whole number of at least 1 was expected. Pass one.")
     return int(value)
 
 
 def choice(name: str, value: Any, choices: dict[Any, Any]) -> Any:
+    """What one of several choices stands for."""
     if value not in choices:
         raise ValueError(f"fit: {name}={value!r} was given, one of {list(choices)} was expected. Choose one.")
     return choices[value]
@@ -59,6 +63,7 @@ def listed(given: Any) -> tuple[Any, ...]:
 
 
 def batch_size_of(batch_size: Any, accumulate: int | None, micro: int | None, key: Any) -> BatchSize:
+    """The batch size, with the micro-batches that `accumulate` or `micro_batch_size` ask for."""
     if accumulate is not None and micro is not None:
         raise TypeError(
             f"fit: accumulate={accumulate!r} and micro_batch_size={micro!r} were given, one of them was expected. "
@@ -144,8 +149,13 @@ def _chosen(data: Any, rows: np.ndarray) -> Any:
 
 
 def transform_of(tx: Any, total: int | None) -> Transform:
+    """The transform, made for `total` steps if it is a function of them."""
     if is_transform(tx) or not callable(tx):
         return as_transform(tx, "fit")
+    if next(iter(inspect.signature(tx).parameters), "") == "learning_rate":  # it would train at a rate of `total`
+        raise TypeError(
+            f"fit: tx={name_of(tx)} was given, an optimizer that was called was expected. Call it: {name_of(tx)}(1e-3)."
+        )
     if total is None:
         raise TypeError(
             "fit: tx is a function of the number of steps, which is not known for this data; steps= was expected. "

@@ -221,6 +221,10 @@ class ArrayFeed:
         size, _ = self._split(self.segments[0].size)
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.data)
 
+    def first_size(self) -> int:
+        """Examples of the first step."""
+        return self.segments[0].size
+
     def sample(self) -> Any:
         """A few examples, to initialise a model with."""
         return jax.tree.map(lambda a: a[:1], self.data)

@@ -1,7 +1,6 @@
 """Evaluation and prediction in compiled batches."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -150,16 +149,11 @@ def predict(
     Returns:
         The outputs of all examples, in order.
     """
-    call = getattr(function, "predict", function)
     before = (params, model_state or {}) if _stateful(function, model_state) else (params,)
     examples = count_examples(inputs)
-    run = _predictor(call)
+    owner = function.detached() if hasattr(function, "detached") else function
+    run = cached(function, ("predict", owner), lambda: jax.jit(getattr(owner, "predict", owner)))
     parts = [
         run(*before, jax.tree.map(lambda a, i=i: a[i : i + batch_size], inputs)) for i in range(0, examples, batch_size)
     ]
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-
-
-@functools.lru_cache(maxsize=8)
-def _predictor(call: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(call)

@@ -218,6 +218,8 @@ def fit(
     stateful = any(state is not None for state in states) or hasattr(loss_fn, "rebuild")
     if fast_dev_run:
         epochs, steps, overfit, checkpoint = None, 1, 1, None
+    overfit = None if overfit is None else whole("overfit", overfit)
+    eval_batch_size = whole("eval_batch_size", eval_batch_size)
     size = batch_size_of(batch_size, accumulate, micro_batch_size, key)
     feed, evaluation = feeds(
         data, size, eval_data, validation_split, eval_batch_size, shuffle, last_batch, key, overfit, accumulate
@@ -245,7 +247,7 @@ def fit(
                 epochs=epochs,
                 alarm=None if max_nonfinite is None else whole("max_nonfinite", max_nonfinite),
                 accumulates=accumulate is not None or micro_batch_size is not None,
-                base_size=None if scale_learning_rate is None else size(0),
+                base_size=None if scale_learning_rate is None else feed.first_size(),
                 power=choice("scale_learning_rate", scale_learning_rate, POWERS),
                 eval_every=None if eval_every == "epoch" else whole("eval_every", eval_every),
                 log_every=None if log_every is None else whole("log_every", log_every),

@@ -277,8 +277,8 @@ def lr_find(
         steps: at most.
         schedule: "exponential" or "linear" growth.
         precision: None or "bf16", as for `fit`.
-        smoothing: β, in [0, 1). At 0.98 the mean of 100 steps lags so far behind that suggestions come out several times
-            too high.
+        smoothing: β, in [0, 1). At 0.98 the mean of 100 steps lags so far behind that suggestions come out several
+            times too high.
         stop_div: more than 1; infinity goes on until the loss is not finite.
         name: the hyper-parameter of `tx` to vary, by short or full name.
         suggestion: "valley", "steepest" or "minimum": the rule of the result's `suggestion`.

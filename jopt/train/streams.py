@@ -131,6 +131,10 @@ class StreamFeed:
         canonical = jax.dtypes.canonicalize_dtype
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), canonical(x.dtype)), item.batch)
 
+    def first_size(self) -> int:
+        """Examples of the first step."""
+        return _length(self._peek().batch)
+
     def sample(self) -> Any:
         """The first batch, to initialise a model with."""
         return jax.tree.map(lambda x: x[:1], self._peek().batch)
