@@ -24,3 +24,10 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """What a module compiled is dropped after it; else a worker comes to hold several gigabytes."""
+    yield
+    jax.clear_caches()

@@ -65,7 +65,7 @@ def plain_loss(params, batch):
 def noisy_loss(params, batch, key):
     """`plain_loss` of inputs with noise, and a metric."""
     x, y = batch
-    z = logits(params, x + 0.2 * jax.random.uniform(key, x.shape))
+    z = logits(params, x + 0.2 * jax.random.uniform(key, x.shape, x.dtype))
     right = (z.argmax(-1) == y).astype(jnp.float32).mean()
     return optax.softmax_cross_entropy_with_integer_labels(z, y).mean(), {"accuracy": right}
 

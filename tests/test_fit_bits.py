@@ -103,7 +103,7 @@ def test_accumulation_and_growing_batches_resume_bit_equal():
     assert outcome(train(*PLAIN, **options, start=stopped)) == outcome(whole)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "f16"])
+@pytest.mark.parametrize("precision", ["f16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_narrow_precisions_have_the_same_bits(precision, tmp_path):
     options = {"precision": precision, "max_nonfinite": 2}
     whole = outcome(train(*PLAIN, **options, steps_per_call=1))
@@ -113,7 +113,7 @@ def test_narrow_precisions_have_the_same_bits(precision, tmp_path):
 
 
 def test_streams_have_the_same_bits(tmp_path):
-    x, tx = case("plain").inputs, transform("averaged")
+    x, tx = case("plain").inputs, transform("nesterov")
     parts = [(x[i : i + 8], LABELS[i : i + 8]) for i in range(0, 52, 8)]  # the last one has four examples
 
     def run(**options):
@@ -125,8 +125,8 @@ def test_streams_have_the_same_bits(tmp_path):
         assert outcome(run(steps_per_call=steps)) == whole, steps
     for stop in (2, 6, 7, 8):
         assert outcome(run(start=run(until=stop_at(stop)))) == whole, stop
-        run(until=stop_at(stop), checkpoint=tmp_path / str(stop))
-        assert outcome(run(checkpoint=tmp_path / str(stop))) == whole, stop
+    run(until=stop_at(9), checkpoint=tmp_path)
+    assert outcome(run(checkpoint=tmp_path)) == whole
 
 
 # A separate step ---------------------------------------------------------------------------------
