@@ -77,7 +77,7 @@ def nnx_model() -> Any:
 
     class Net(nnx.Module):
         def __init__(self, rngs):
-            self.hidden = nnx.Linear(SIDE * SIDE, 5, rngs=rngs)
+            self.hidden = nnx.Linear(SIDE * SIDE, 5, use_bias=False, rngs=rngs)
             self.norm = nnx.BatchNorm(5, momentum=0.9, rngs=rngs)
             self.dropout = nnx.Dropout(0.1, rngs=rngs)
             self.out = nnx.Linear(5, CLASSES, rngs=rngs)

@@ -166,7 +166,7 @@ def by_hand(name, optimizer, steps):
     return params, state, model_state
 
 
-@pytest.mark.parametrize("pair", marked([PLAIN, ("gru", "plateau")], ["plain", "linen", "nnx", "gru"]))
+@pytest.mark.parametrize("pair", marked([PLAIN, ("gru", "plateau")], ["plain", "linen", "gru"]))
 @pytest.mark.parametrize("guard", [5, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_separate_jitted_step_gives_the_same_bits(pair, guard):
     expected = by_hand(*pair, 6)
@@ -175,9 +175,9 @@ def test_a_separate_jitted_step_gives_the_same_bits(pair, guard):
     assert bits((found.params, found.state, found.model_state)) == bits(expected)
 
 
-@pytest.mark.parametrize("pair", marked(FAST, ["cnn"]))
+@pytest.mark.parametrize("pair", marked([("cnn", "lion")], ["cnn", "nnx"]))
 @pytest.mark.parametrize("guard", [5, pytest.param(None, marks=pytest.mark.slow)])
-def test_a_convolution_is_close_to_a_separate_jitted_step(pair, guard):
+def test_other_models_are_close_to_a_separate_jitted_step(pair, guard):
     expected = by_hand(*pair, 1)
     found = train(*pair, epochs=None, steps=1, shuffle=in_order, max_nonfinite=guard)
     for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected[0]), strict=True):

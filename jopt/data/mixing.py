@@ -29,7 +29,7 @@ class Mixup:
         classes: number of classes, where labels are integers; None where they are soft labels or
             targets of a regression.
 
-    Reference: Zhang and others, mixup: beyond empirical risk minimization, 2018.
+    Reference: [zhang2018mixup].
     """
 
     alpha: float = 0.2
@@ -64,7 +64,7 @@ class Cutmix:
         alpha: α ≥ 0; 1 is uniform, 0 pastes nothing.
         classes: number of classes, where labels are integers; None where they are soft labels.
 
-    Reference: Yun and others, CutMix: regularization strategy to train strong classifiers, 2019.
+    Reference: [yun2019cutmix].
     """
 
     alpha: float = 1.0

@@ -1,6 +1,6 @@
 """A small residual network for images, with self-attention if wanted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -20,84 +20,19 @@ from jopt.models.normalization import NORMS, Norm
 
 PIXEL_POSITIONS: tuple[str, ...] = ("learned", "none")
 
-Function = Callable[[jax.Array], jax.Array]
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut, each after its normalisation and activation ("pre-activation").
-
-        x → y = act(norm(x))        y → x + conv(act(norm(conv(y))))
-
-    Where the shape changes, a 1 × 1 convolution of y stands for x. The last kernel of the branch starts
-    at zero, so a network of any depth starts as its shortcuts.
-
-    Args:
-        channels: channels of the output.
-        stride: step of the first convolution in pixels; 2 halves both sides.
-        kernel, activation, norm, kernel_init: as in `ResNet`.
-    """
-
-    channels: int
-    stride: int
-    kernel: int
-    activation: str
-    norm: str
-    kernel_init: Initializer | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def conv(name: str, side: int, stride: int, init: Initializer) -> Function:
-            return nn.Conv(
-                self.channels,
-                (side, side),
-                (stride, stride),
-                use_bias=self.norm == "none",
-                kernel_init=self.kernel_init or init,
-                conv_general_dilated=convolve,
-                name=name,
-            )
-
-        y = Norm(self.norm, train, name="norm_0")(x)
-        y = activation_of(self, self.activation, "slope_0")(y)
-        if self.stride != 1 or x.shape[-1] != self.channels:
-            x = conv("shortcut", 1, self.stride, output_initializer())(y)
-        y = conv("conv_0", self.kernel, self.stride, matching_initializer(self.activation))(y)
-        y = Norm(self.norm, train, name="norm_1")(y)
-        y = activation_of(self, self.activation, "slope_1")(y)
-        return x + conv("conv_1", self.kernel, 1, nn.initializers.zeros)(y)
-
-
-class PixelAttention(nn.Module):
-    """Self-attention over all pixels of an image beside a residual; starts as the identity.
-
-        x → x + attention(norm(x) + positions?)
-
-    Args:
-        heads, positions, norm, kernel_init: as in `ResNet`.
-    """
-
-    heads: int
-    positions: str
-    norm: str
-    kernel_init: Initializer | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        batch, height, width, channels = x.shape
-        pixels = Norm(self.norm, train, name="norm")(x).reshape(batch, height * width, channels)
-        if self.positions == "learned":
-            table = nn.Embed(height * width, channels, name="positions")
-            pixels = pixels + table.embedding.astype(x.dtype)[None]
-        return x + Attention(self.heads, kernel_init=self.kernel_init, name="attention")(pixels).reshape(x.shape)
-
 
 class ResNet(nn.Module):
     """Residual blocks of convolutions in stages, on images of shape (batch, height, width, channels).
 
-        x → conv → [residual block × blocks → attention?] × len(features)
+        x → conv → [block × blocks → attention?] × len(features)
           → norm → activation → mean over pixels → dropout → dense → logits
 
-    Each stage but the first starts with a stride of 2.
+        block       x → x + conv(act(norm(conv(act(norm(x))))))        "pre-activation"
+        attention   x → x + attention(norm(x) + positions?)
+
+    Each stage but the first starts with a stride of 2; there a 1 × 1 convolution of act(norm(x)) stands for
+    the first x of the sum. The last kernel of each branch starts at zero, so a network of any depth starts
+    as its shortcuts.
 
     Args:
         features: channels of each stage.
@@ -133,32 +68,52 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         blocks, attention = self._check(x)
-        x = nn.Conv(
-            self.features[0],
-            (self.kernel, self.kernel),
-            use_bias=self.norm == "none",
-            kernel_init=self.kernel_init or matching_initializer(self.activation),
-            conv_general_dilated=convolve,
-            name="stem",
-        )(x)
+        x = self._conv("stem", self.features[0], matching_initializer(self.activation))(x)
         for stage, channels in enumerate(self.features):
             for i in range(blocks[stage]):
-                x = ResidualBlock(
-                    channels,
-                    stride=2 if stage > 0 and i == 0 else 1,
-                    kernel=self.kernel,
-                    activation=self.activation,
-                    norm=self.norm,
-                    kernel_init=self.kernel_init,
-                    name=f"stage_{stage}_block_{i}",
-                )(x, train)
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = self._block(f"stage_{stage}_block_{i}", x, channels, stride, train)
             if stage in attention:
-                name = f"stage_{stage}_attention"
-                x = PixelAttention(self.heads, self.positions, self.norm, self.kernel_init, name=name)(x, train)
-        x = Norm(self.norm, train, name="norm")(x)
-        x = activation_of(self, self.activation, "slope")(x).mean(axis=(1, 2))
+                x = self._attend(f"stage_{stage}_attention", x, train)
+        x = self._normal_and_active("last", x, train).mean(axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.outputs, kernel_init=self.kernel_init or output_initializer(), name="output")(x)
+
+    # Methods, not modules: Flax 0.11's bridge to nnx loses the parameters of a batch norm that lies deeper.
+
+    def _block(self, name: str, x: jax.Array, channels: int, stride: int, train: bool) -> jax.Array:
+        """Two convolutions beside a shortcut, which is a 1 × 1 convolution where the shape changes."""
+        y = self._normal_and_active(f"{name}_0", x, train)
+        if stride != 1 or x.shape[-1] != channels:
+            x = self._conv(f"{name}_shortcut", channels, output_initializer(), side=1, stride=stride)(y)
+        y = self._conv(f"{name}_conv_0", channels, matching_initializer(self.activation), stride=stride)(y)
+        y = self._normal_and_active(f"{name}_1", y, train)
+        return x + self._conv(f"{name}_conv_1", channels, nn.initializers.zeros)(y)
+
+    def _attend(self, name: str, x: jax.Array, train: bool) -> jax.Array:
+        """Self-attention over all pixels of an image beside a residual."""
+        batch, height, width, channels = x.shape
+        pixels = Norm(self.norm, train, name=f"{name}_norm")(x).reshape(batch, height * width, channels)
+        if self.positions == "learned":
+            table = nn.Embed(height * width, channels, name=f"{name}_positions")
+            pixels = pixels + table.embedding.astype(x.dtype)[None]
+        return x + Attention(self.heads, kernel_init=self.kernel_init, name=name)(pixels).reshape(x.shape)
+
+    def _normal_and_active(self, name: str, x: jax.Array, train: bool) -> jax.Array:
+        x = Norm(self.norm, train, name=f"{name}_norm")(x)
+        return activation_of(self, self.activation, f"{name}_slope")(x)
+
+    def _conv(self, name: str, channels: int, init: Initializer, side: int | None = None, stride: int = 1) -> nn.Conv:
+        window = (side or self.kernel,) * 2
+        return nn.Conv(
+            channels,
+            window,
+            (stride, stride),
+            use_bias=self.norm == "none",
+            kernel_init=self.kernel_init or init,
+            conv_general_dilated=convolve,
+            name=name,
+        )
 
     def _check(self, x: jax.Array) -> tuple[Sequence[int], set[int]]:
         """Check the arguments; the blocks of each stage, and the stages with attention."""
