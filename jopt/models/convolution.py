@@ -12,7 +12,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: A
 
     On CPU, XLA runs the gradient of a convolution inside a loop (a scanned epoch) by a plain nest of
     loops, so there it becomes a matrix product. Measured on two cores, 64 images of 8 × 8 × 16 and a
-    3 × 3 kernel, both gradients: 81 ms against 1.4; with 32 channels out and stride 2: 44 ms against 0.6.
+    3 × 3 kernel, both gradients: 25 ms against 0.7; with 32 channels out and stride 2: 11 ms against 0.4.
 
     Args:
         x: images (batch, height, width, channels).

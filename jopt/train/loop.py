@@ -205,9 +205,9 @@ class Loop:
         return room
 
     def _next_epoch(self) -> None:
-        self.feed.next_epoch()
-        if self.plan.reset is not None:
+        if self.plan.reset is not None:  # first: a run that is interrupted between them does both when it goes on
             self.carry = self.carry._replace(model_state=copy(self.plan.reset))
+        self.feed.next_epoch()
 
     def _train(self, work: Work, asked: Requests) -> None:
         """Run one chunk; no interrupt may come between giving the old buffers away and having the new."""
