@@ -218,5 +218,5 @@ def results_table(results: list[Result], judged: bool) -> str:
         titles.append("target")
         for row, r in zip(rows, results, strict=True):
             target = TASKS[r.task].target
-            row.append(f"{target:.0%} {'PASS' if r.accuracy >= target else 'FAIL'}")
+            row.append(f"{target:.1%} {'PASS' if r.accuracy >= target else 'FAIL'}")
     return report.table(titles, rows, [False, False] + [True] * (len(titles) - 2))
