@@ -108,6 +108,11 @@ def feeds(
         if overfit is not None:
             data = list(itertools.islice(iter(data(0) if callable(data) else data), overfit))
             eval_data = data if eval_data is not None else None
+        if not size.fixed:
+            raise TypeError(
+                f"fit: batch_size={size.of!r} was given with an iterable of batches, whose sizes are its own; arrays "
+                f"were expected. Pass arrays, or let the iterable vary its batches."
+            )
         if size.micro is not None and accumulate is None:
             raise TypeError(
                 f"fit: micro_batch_size={size.micro} was given with an iterable of batches, whose sizes are its own; "

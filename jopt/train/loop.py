@@ -187,12 +187,10 @@ class Loop:
 
     def done(self) -> str | None:
         """Why there is nothing left to do, if so."""
-        plan = self.plan
-        if plan.total is not None and self.step >= plan.total:
+        total, epochs = self.plan.total, self.plan.epochs
+        if (total is not None and self.step >= total) or (epochs is not None and self.feed.epoch >= epochs):
             return FINISHED
-        if self.feed.exhausted:
-            return "the data ended" if plan.total is not None else FINISHED
-        return FINISHED if plan.epochs is not None and plan.total is None and self.feed.epoch >= plan.epochs else None
+        return "the data ended" if self.feed.exhausted else None
 
     def _room(self) -> int:
         """Steps until something else has to happen."""
