@@ -20,6 +20,7 @@ from jopt import optimizers, schedules
 from jopt.cli_tasks import TASKS, Problem, Task
 from jopt.train import plots, report, stopping
 from jopt.train.batches import count_examples
+from jopt.train.checkpoint import CheckpointError
 from jopt.train.fit import Fit, NonFiniteError
 from jopt.train.loggers import JSONL, TensorBoard
 from jopt.train.losses import linen_loss
@@ -273,8 +274,9 @@ def train(arguments: Namespace) -> int:
     settings = settings_of(arguments)
     task = TASKS[settings.task]
     out = None if arguments.out is None else _folder(arguments.out, arguments.overwrite, arguments.resume)
-    if arguments.resume and out is None:
-        raise UsageError("--resume was given without --out, the folder of the run was expected. Add --out DIR.")
+    for flag in ("resume", "checkpoint"):
+        if getattr(arguments, flag) and out is None:
+            raise UsageError(f"--{flag} was given without --out, the folder of the run was expected. Add --out DIR.")
     try:
         problem = task.problem()
         _check_batch(settings, problem)
@@ -293,7 +295,7 @@ def train(arguments: Namespace) -> int:
         _finish(error.fit, problem, settings, task, out)
         print(f"{error}\nTry a lower --learning-rate, or --clip 1.", file=sys.stderr)
         return 1
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, CheckpointError) as error:
         raise UsageError(str(error)) from error
     _finish(result, problem, settings, task, out)
     return 0

@@ -170,6 +170,13 @@ def test_a_run_is_resumed_where_its_checkpoint_is(tmp_path, capsys):
     assert (parts / "test.json").read_text() == (whole / "test.json").read_text()
 
 
+@pytest.mark.parametrize("flag", ["--resume", "--checkpoint"])
+def test_a_checkpoint_needs_a_folder(flag, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*SHORT, flag])
+    assert f"{flag} was given without --out" in capsys.readouterr().err
+
+
 def test_early_stopping_holds_out_training_examples_not_the_test_set(tmp_path, capsys):
     words = ["--epochs", "60", "--early-stop", "2", "--optimizer", "sgd", "--learning-rate", "0.0"]
     assert cli.main([*SHORT, *words, "--batch-schedule", "64:256", "--out", str(tmp_path / "run")]) == 0

@@ -159,7 +159,7 @@ def test_a_schedule_of_the_batch_size(recipes):
     sizes = found.history.column("size").tolist()
     assert sizes == [2, 3, 4, 3, 6, 6, 8, 4]
     assert sum(sizes) == 3 * 12  # epochs keep their examples
-    assert {recipe.size for recipe in recipes} == {2, 3, 4, 6, 8}
+    assert {recipe.layout.size for recipe in recipes} == {2, 3, 4, 6, 8}
 
 
 def test_a_range_of_batch_sizes():
@@ -173,7 +173,7 @@ def test_a_range_of_batch_sizes():
 
 def test_micro_batches_need_one_program_for_all_sizes(recipes):
     found = run(numbers(12), batch_size=lambda step: 2 + step, micro_batch_size=2, epochs=4, log_every=1)
-    assert {recipe.size for recipe in recipes} == {2}
+    assert {recipe.layout.size for recipe in recipes} == {2}
     totals = [sum(seen(row)) for row in found.history]
     assert totals == [2, 4, 4, 2, 6, 6, 8, 4, 10, 2]
     assert all(np.diff(found.history.column("step")) == 1)

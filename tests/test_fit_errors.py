@@ -55,7 +55,11 @@ BAD = {
     "batch schedule": ({"batch_size": lambda step: 0}, ValueError, r"gave 0.0 at step 0.*at least 1"),
     "both accumulations": ({"accumulate": 2, "micro_batch_size": 2}, TypeError, r"one of them"),
     "accumulated range": ({"accumulate": 2, "batch_size": (4, 8)}, TypeError, r"micro_batch_size instead"),
-    "a schedule of given batches": ({"batch_size": (4, 8), "data": [DATA]}, TypeError, r"\(4, 8\).*arrays were expected"),
+    "a schedule of given batches": (
+        {"batch_size": (4, 8), "data": [DATA]},
+        TypeError,
+        r"\(4, 8\).*arrays were expected",
+    ),
     "last batch": ({"last_batch": "pad"}, ValueError, r"last_batch='pad'.*'keep', 'drop'"),
     "scaling": ({"scale_learning_rate": "cubic"}, ValueError, r"'cubic'.*'linear', 'sqrt'"),
     "reset": ({"model_state_reset": "step"}, ValueError, r"'step'.*'epoch'"),

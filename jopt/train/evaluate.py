@@ -1,6 +1,5 @@
 """Evaluation and prediction in compiled batches."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from jopt.train import metrics
 from jopt.train.batches import ArrayFeed, BatchSize, count_examples
+from jopt.train.cache import cached
 from jopt.train.metrics import Means
 from jopt.train.objective import Objective, objective
-from jopt.train.program import Recipe, cached, fetcher, operands
+from jopt.train.program import Layout, fetcher, operands
 from jopt.train.step import examples_of, no_means
 from jopt.train.streams import StreamFeed
 
@@ -27,22 +27,16 @@ def is_stream(data: Any) -> bool:
     return not plain or isinstance(data, list)
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalRecipe:
-    """What shapes a compiled evaluation."""
+def _program(of: Objective, layout: Layout) -> Callable[..., Means]:
+    """The jitted evaluation of some batches, `(means, params, model_state, data, ...) → means`."""
 
-    objective: Objective
-    chunk: Recipe
-
-
-def _program(recipe: EvalRecipe) -> Callable[..., Means]:
     def build() -> Callable[..., Means]:
         def evaluate(
             means: Means, params: Any, model_state: Any, data: Any, order: Any, start: Any, micro: Any, count: Any
         ) -> Means:
             def body(i: Any, means: Means) -> Means:
-                batch = fetcher(recipe.chunk, data, order, start, i, micro)(0)
-                loss, found = recipe.objective.evaluate(params, model_state, batch)
+                batch = fetcher(layout, data, order, start, i, micro)(0)
+                loss, found = of.evaluate(params, model_state, batch)
                 weight, values, objects = metrics.split(found, examples_of(batch))
                 return metrics.add(means, weight, {"loss": loss.astype(jnp.float32), **values}, objects)
 
@@ -50,7 +44,7 @@ def _program(recipe: EvalRecipe) -> Callable[..., Means]:
 
         return jax.jit(evaluate)
 
-    return cached(recipe.objective.loss_fn, recipe, build)
+    return cached(of.loss_fn, (of, layout), build)
 
 
 def _empty(of: Objective, params: Any, model_state: Any, batch: Any) -> Means:
@@ -68,10 +62,9 @@ def measure(of: Objective, params: Any, model_state: Any, feed: ArrayFeed | Stre
     """The weighted means over one epoch of a feed, from its beginning."""
     means = None
     while (work := feed.take(2**30)) is not None:
-        recipe = EvalRecipe(of, Recipe(of, None, None, work.kind, work.size, False))
         if means is None:
             means = _empty(of, params, model_state, feed.shapes_of(work))
-        means = _program(recipe)(means, params, model_state, *operands(work))
+        means = _program(of, Layout(work.kind, work.size, False))(means, params, model_state, *operands(work))
     feed.next_epoch()
     return metrics.read(jax.device_get(means)) if means is not None else {}
 

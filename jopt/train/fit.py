@@ -24,7 +24,7 @@ from jopt.train.evaluate import needs_eval_fn
 from jopt.train.fragile import Fragile, name_of
 from jopt.train.history import History
 from jopt.train.loggers import as_logger
-from jopt.train.loop import FINISHED, Loop, Plan, copy, finite_budget
+from jopt.train.loop import FINISHED, Job, Loop, copy, finite_budget
 from jopt.train.losses import as_loss
 from jopt.train.objective import objective
 from jopt.train.progress import make_progress
@@ -238,7 +238,7 @@ def fit(
                 raise needs_eval_fn("fit", loss_fn)
             check_rules(listed(until), evaluation)
             optimizer, numbers = Optimizer.of(tx)
-            plan = Plan(
+            job = Job(
                 objective=of,
                 optimizer=optimizer,
                 numbers=numbers,
@@ -261,7 +261,7 @@ def fit(
             with resume_.session(checkpoint) as checkpoints:
                 params, model_state = copy((params, model_state if stateful else {}))
                 carry = start_(params, copy(tx.init(params)), model_state, of, feed.batch())
-                loop = Loop(plan, carry, feed, evaluation, make_progress(progress), checkpoints, tx)
+                loop = Loop(job, carry, feed, evaluation, make_progress(progress), checkpoints, tx)
                 if start is not None:
                     resume_.go_on(loop, start)
                 elif checkpoints is not None:
@@ -275,11 +275,11 @@ def fit(
 
 def _run(loop: Loop, loss_fn: Any, stateful: bool, results: list[Fit]) -> Fit:
     """Train until something ends it; the result is made even then, and added to `results` as soon as it is."""
-    plan, epochs = loop.plan, loop.plan.epochs
-    config = {"step": loop.step, "total": plan.total, "epochs": epochs, "tx": repr(loop.tx)} | loop.live()
-    for logger in plan.loggers:
+    job, epochs = loop.job, loop.job.epochs
+    config = {"step": loop.step, "total": job.total, "epochs": epochs, "tx": repr(loop.tx)} | loop.live()
+    for logger in job.loggers:
         logger.start(config)
-    loop.progress.start(plan.total, loop.step, epochs, "")
+    loop.progress.start(job.total, loop.step, epochs, "")
     why, cause = "", None  # why training ended, and what was raised, if anything
     with requests() as asked:
         while not results:
@@ -335,9 +335,9 @@ def _finish(loop: Loop, why: str, loss_fn: Any, stateful: bool) -> Fit:
         steps_per_call=loop.pace.steps,
         loss_fn=loss_fn,
         tx=loop.tx,
-        resumable=resume_.Resumable(carry, best, loop.plan.key, loop.feed.position()),
+        resumable=resume_.Resumable(carry, best, loop.job.key, loop.feed.position()),
     )
-    for logger in loop.plan.loggers:
+    for logger in loop.job.loggers:
         logger.close()
     loop.progress.close(f"{why} (step {loop.step}, {loop.seconds:.1f} s)")
     return result

@@ -13,11 +13,12 @@ import numpy as np
 from jopt.state import eval_params, hyperparams
 from jopt.train import metrics
 from jopt.train.batches import ArrayFeed, Work
+from jopt.train.cache import cached
 from jopt.train.evaluate import measure
 from jopt.train.fragile import Fragile
 from jopt.train.history import History
 from jopt.train.objective import Objective
-from jopt.train.program import Recipe, cached, compiled, operands
+from jopt.train.program import Layout, Recipe, compiled, operands
 from jopt.train.progress import Progress
 from jopt.train.signals import Requests
 from jopt.train.step import Carry, Optimizer, bad_name, gradient
@@ -60,7 +61,7 @@ class Snapshot(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Job:
     """What a run does; nothing in it changes.
 
     Attributes:
@@ -122,7 +123,7 @@ class Loop:
     """A run in progress: what changes, and the order in which it does.
 
     Args:
-        plan: what to do.
+        job: what to do.
         carry: where the model is.
         feed: where the data are; both at the same step.
         evaluation: a feed to evaluate on, or None.
@@ -133,7 +134,7 @@ class Loop:
 
     def __init__(
         self,
-        plan: Plan,
+        job: Job,
         carry: Carry,
         feed: ArrayFeed | StreamFeed,
         evaluation: ArrayFeed | StreamFeed | None,
@@ -141,16 +142,16 @@ class Loop:
         checkpoints: Any,
         tx: Any,
     ):
-        self.plan, self.carry, self.feed, self.evaluation, self.progress = plan, carry, feed, evaluation, progress
+        self.job, self.carry, self.feed, self.evaluation, self.progress = job, carry, feed, evaluation, progress
         self.checkpoints, self.tx = checkpoints, tx
         every = "epoch" if checkpoints is None else checkpoints.every
         self.save_every: int | None = None if every == "epoch" else every
-        self.keeps_best = any(getattr(rule, "restore_best", False) for rule in plan.until)
+        self.keeps_best = any(getattr(rule, "restore_best", False) for rule in job.until)
         self.alarmed = False
         self.step = int(carry.step)
         self.history = History()
         self.best: Snapshot | None = None
-        self.pace = Pace() if plan.steps_per_call is None else Pace(plan.steps_per_call, fixed=True)
+        self.pace = Pace() if job.steps_per_call is None else Pace(job.steps_per_call, fixed=True)
         self.seconds_before = 0.0
         self.began = time.monotonic()
         self.compile_seconds = 0.0
@@ -180,14 +181,14 @@ class Loop:
             self._train(work, asked)
             stop = self._alarm() or self._after()
             stop = stop or asked.reason
-            if stop is None and self.seconds >= self.plan.seconds:
-                stop = f"the time budget of {self.plan.seconds:g} s is used up"
+            if stop is None and self.seconds >= self.job.seconds:
+                stop = f"the time budget of {self.job.seconds:g} s is used up"
             if stop is not None:
                 return stop
 
     def done(self) -> str | None:
         """Why there is nothing left to do, if so."""
-        total, epochs = self.plan.total, self.plan.epochs
+        total, epochs = self.job.total, self.job.epochs
         if (total is not None and self.step >= total) or (epochs is not None and self.feed.epoch >= epochs):
             return FINISHED
         return "the data ended" if self.feed.exhausted else None
@@ -195,35 +196,33 @@ class Loop:
     def _room(self) -> int:
         """Steps until something else has to happen."""
         room = self.pace.steps
-        if self.plan.total is not None:
-            room = min(room, self.plan.total - self.step)
-        for every in (self.plan.eval_every, self.plan.log_every, self.save_every):
+        if self.job.total is not None:
+            room = min(room, self.job.total - self.step)
+        for every in (self.job.eval_every, self.job.log_every, self.save_every):
             if every is not None:
                 room = min(room, every - self.step % every)
         return room
 
     def _next_epoch(self) -> None:
-        if self.plan.reset is not None:  # first: a run that is interrupted between them does both when it goes on
-            self.carry = self.carry._replace(model_state=copy(self.plan.reset))
+        if self.job.reset is not None:  # first: a run that is interrupted between them does both when it goes on
+            self.carry = self.carry._replace(model_state=copy(self.job.reset))
         self.feed.next_epoch()
 
     def _train(self, work: Work, asked: Requests) -> None:
         """Run one chunk; no interrupt may come between giving the old buffers away and having the new."""
-        plan = self.plan
+        job = self.job
         recipe = Recipe(
-            plan.objective,
-            plan.optimizer,
-            plan.alarm,
-            work.kind,
-            work.size,
-            plan.accumulates,
-            plan.base_size,
-            plan.power,
+            job.objective,
+            job.optimizer,
+            job.alarm,
+            Layout(work.kind, work.size, job.accumulates),
+            job.base_size,
+            job.power,
         )
         program, inputs = compiled(recipe), operands(work)
         begin = time.monotonic()
         asked.hold()
-        self.carry = program(self.carry, plan.numbers, *inputs, plan.key)
+        self.carry = program(self.carry, job.numbers, *inputs, job.key)
         asked.release()
         dispatched = time.monotonic()
         step, guard, means = fetched((self.carry.step, self.carry.guard, self.carry.means))
@@ -249,7 +248,7 @@ class Loop:
     def _alarm(self) -> str | None:
         """The account of too many steps in a row that were not finite."""
         skipped, consecutive, place = self.bad
-        self.alarmed = self.plan.alarm is not None and consecutive >= self.plan.alarm
+        self.alarmed = self.job.alarm is not None and consecutive >= self.job.alarm
         if not self.alarmed:
             return None
         return (
@@ -262,9 +261,9 @@ class Loop:
     def _after(self) -> str | None:
         """Record, save and judge where it is time to; why to stop, if so."""
         ended = self.feed.epoch_done()
-        last = self.step == self.plan.total
-        evaluate = last or (ended if self.plan.eval_every is None else self.step % self.plan.eval_every == 0)
-        log = ended or (self.plan.log_every is not None and self.step % self.plan.log_every == 0)
+        last = self.step == self.job.total
+        evaluate = last or (ended if self.job.eval_every is None else self.step % self.job.eval_every == 0)
+        log = ended or (self.job.log_every is not None and self.step % self.job.log_every == 0)
         stop = None
         if evaluate or log:
             stop = self.record(evaluate)
@@ -277,12 +276,12 @@ class Loop:
         row = self._row()
         if evaluate and self.evaluation is not None:
             params = eval_params(self.carry.state, self.carry.params)
-            measured = measure(self.plan.objective, params, self.carry.model_state, self.evaluation)
+            measured = measure(self.job.objective, params, self.carry.model_state, self.evaluation)
             row |= {f"eval_{name}": value for name, value in measured.items()}
         row |= {name: value for name, value in self._numbers().items() if name not in row}
         # One statement, so that an interrupt cannot leave a row whose means go on.
         self.history, self.carry = self.history.add(row), self.carry._replace(means=self._empty)
-        rules: tuple[Any, ...] = self.plan.until
+        rules: tuple[Any, ...] = self.job.until
         for rule in rules:
             if getattr(rule, "restore_best", False) and rule.best_index(self.history) == len(self.history) - 1:
                 self.best = Snapshot(*copy((self.carry.params, self.carry.state, self.carry.model_state)))
@@ -312,24 +311,24 @@ class Loop:
         names = [name for name in row if "/" not in name]
         self.progress.record(row, names)
         carry = self.carry
-        for logger in self.plan.loggers:
+        for logger in self.job.loggers:
             logger.log(row, self.step)
             if logger.wants_arrays:
                 gradients = self._gradients() if logger.wants_gradients else None
                 logger.log_arrays(carry.params, carry.state, self.step, gradients=gradients)
         moment = Moment(self.step, row["epoch"], row, self.history, carry.params, carry.state, carry.model_state)
-        for callback in self.plan.callbacks:
+        for callback in self.job.callbacks:
             callback(moment)
 
     def _gradients(self) -> Any:
         """The gradient on one batch, for loggers that ask."""
-        carry, of = self.carry, self.plan.objective
+        carry, of = self.carry, self.job.objective
 
         def gradients(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
             return gradient(of, params, model_state, batch, key, None)[2]
 
         program = cached(of.loss_fn, ("gradients", of), lambda: jax.jit(gradients))
-        return program(carry.params, carry.model_state, self.feed.example_batch(), self.plan.key)
+        return program(carry.params, carry.model_state, self.feed.example_batch(), self.job.key)
 
     def checkpoint(self) -> None:
         """Write a checkpoint, unless there is no folder or this step has one."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +15,37 @@ from jopt.train.objective import Objective
 from jopt.train.step import Carry, Optimizer, accumulated, advance, examples_of, gradient
 
 
+class Layout(NamedTuple):
+    """How a batch lies in the data.
+
+    Attributes:
+        kind: of the work, "arrays" or "stack".
+        size: examples of a micro-batch.
+        accumulates: whether a step may have several micro-batches.
+    """
+
+    kind: str
+    size: int
+    accumulates: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """All that shapes the compiled chunk; equal recipes share one compilation.
 
     Attributes:
         objective: the losses.
-        optimizer: without its numbers; None where there is no update.
+        optimizer: without its numbers.
         alarm: skipped steps in a row after which the chunk ends; None: no guard.
-        kind: of the work, "arrays" or "stack".
-        size: examples of a micro-batch.
-        accumulates: whether a step may have several micro-batches.
+        layout: of the work.
         base_size: examples of a batch whose update is not scaled; None: no scaling.
         power: of the batch size in the scale of the update.
     """
 
     objective: Objective
-    optimizer: Optimizer | None
+    optimizer: Optimizer
     alarm: int | None
-    kind: str
-    size: int
-    accumulates: bool
+    layout: Layout
     base_size: int | None = None
     power: float = 0.0
 
@@ -58,7 +68,7 @@ def _chunk_of(recipe: Recipe) -> Callable[..., Carry]:
 
         def body(loop: tuple[Any, Carry]) -> tuple[Any, Carry]:
             i, carry = loop
-            fetch = fetcher(recipe, data, order, start, i, micro)
+            fetch = fetcher(recipe.layout, data, order, start, i, micro)
             return i + 1, one_step(recipe, carry, numbers, fetch, micro, key)
 
         return jax.lax.while_loop(going_on, body, (jnp.zeros((), jnp.int32), carry))[1]
@@ -66,9 +76,9 @@ def _chunk_of(recipe: Recipe) -> Callable[..., Carry]:
     return chunk
 
 
-def fetcher(recipe: Recipe, data: Any, order: Any, start: Any, i: Any, micro: Any) -> Callable[[Any], Any]:
+def fetcher(layout: Layout, data: Any, order: Any, start: Any, i: Any, micro: Any) -> Callable[[Any], Any]:
     """j → the j-th micro-batch of the i-th step."""
-    size = recipe.size
+    size = layout.size
 
     def from_arrays(j: Any) -> Any:
         first = start + (i * micro + j) * size
@@ -79,11 +89,11 @@ def fetcher(recipe: Recipe, data: Any, order: Any, start: Any, i: Any, micro: An
 
     def from_stack(j: Any) -> Any:
         batch = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, start + i, keepdims=False), data)
-        if not recipe.accumulates:
+        if not layout.accumulates:
             return batch
         return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, j * size, size), batch)
 
-    return from_arrays if recipe.kind == "arrays" else from_stack
+    return from_arrays if layout.kind == "arrays" else from_stack
 
 
 def one_step(recipe: Recipe, carry: Carry, numbers: Any, fetch: Any, micro: Any, key: Any) -> Carry:
@@ -93,7 +103,7 @@ def one_step(recipe: Recipe, carry: Carry, numbers: Any, fetch: Any, micro: Any,
     key = jax.random.fold_in(key, carry.step) if objective.takes_key else None
     model = (carry.params, carry.model_state)
     value_fn = None
-    if recipe.accumulates:
+    if recipe.layout.accumulates:
         loss, aux, grads, means = accumulated(objective, *model, fetch, micro, key, scale)
         values = {name: mean for name, mean in means.values.items() if name != "loss"}
         measured = (means.weight, values, means.objects)
@@ -107,11 +117,10 @@ def one_step(recipe: Recipe, carry: Carry, numbers: Any, fetch: Any, micro: Any,
 
     factor = None
     if recipe.base_size is not None:
-        size = (micro * recipe.size).astype(jnp.float32)
+        size = (micro * recipe.layout.size).astype(jnp.float32)
         factor = (size / recipe.base_size) ** recipe.power
-    assert recipe.optimizer is not None
     found = (loss, aux, grads, measured)
-    return advance(objective, recipe.optimizer, recipe.alarm is not None, carry, numbers, found, factor, value_fn)
+    return advance(recipe.optimizer, recipe.alarm is not None, carry, numbers, found, factor, value_fn)
 
 
 def operands(work: Work) -> tuple[Any, ...]:

@@ -83,7 +83,7 @@ def go_on(loop: Loop, fit: Any) -> None:
 
 def _tree(loop: Loop, best: Snapshot | None) -> dict[str, Any]:
     """All arrays of a run, by name."""
-    tree = {"carry": loop.carry._asdict(), "key": loop.plan.key}
+    tree = {"carry": loop.carry._asdict(), "key": loop.job.key}
     return tree if best is None else tree | {"best": best._asdict()}
 
 
@@ -168,12 +168,12 @@ def _check_data(loop: Loop, meta: dict[str, Any]) -> None:
 
 def _settle(loop: Loop, position: dict[str, Any], key: Any, steps_per_call: int) -> None:
     guard = loop.carry.guard
-    if loop.plan.alarm is not None and int(guard.consecutive) >= loop.plan.alarm:
+    if loop.job.alarm is not None and int(guard.consecutive) >= loop.job.alarm:
         # The run ended by its alarm; whoever resumes it has mended something and gets a new count.
         loop.carry = loop.carry._replace(guard=guard._replace(consecutive=jnp.zeros_like(guard.consecutive)))
     loop.step = int(loop.carry.step)
     loop.bad = tuple(map(int, jax.device_get(loop.carry.guard)))  # type: ignore[assignment]
     loop.feed.restore(position)
-    loop.plan = dataclasses.replace(loop.plan, key=key)
+    loop.job = dataclasses.replace(loop.job, key=key)
     if not loop.pace.fixed:
         loop.pace.steps = steps_per_call

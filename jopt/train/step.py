@@ -71,7 +71,7 @@ class Carry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """A transform as compiled code knows it: a plan without numbers, or a foreign transform as it is."""
+    """A transform as compiled code knows it: its plan, which has no numbers."""
 
     plan: Any
 
@@ -185,7 +185,6 @@ def accumulated(
 
 
 def advance(
-    objective: Objective,
     optimizer: Optimizer,
     guarded: bool,
     carry: Carry,

@@ -15,7 +15,7 @@ from jopt.train.batches import ArrayFeed, BatchSize
 from jopt.train.evaluate import is_stream
 from jopt.train.loop import copy
 from jopt.train.objective import objective
-from jopt.train.program import Recipe, fetcher, one_step
+from jopt.train.program import Layout, Recipe, fetcher, one_step
 from jopt.train.step import Carry, Optimizer, is_transform, start
 from jopt.transform import Transform, as_transform
 
@@ -115,7 +115,9 @@ def trial(
     of = objective(loss_fn, None, stateful=stateful, precision=precision)
     optimizer, numbers = Optimizer.of(transform)
     order, size, micro = _order(feed, steps)
-    recipe = Recipe(of, None if make else optimizer, None, "arrays", size, accumulate is not None)
+    if make is not None:
+        optimizer = Optimizer(None)  # `step_at` makes one for each rate
+    recipe = Recipe(of, optimizer, None, Layout("arrays", size, accumulate is not None))
     carry = start(params, state, model_state, of, feed.batch())
     rates = np.asarray(rates, scalar_dtype())
     operands = Operands(carry, numbers, rates, feed.data, order, np.int32(micro), jax.random.fold_in(key, 1))
@@ -130,7 +132,7 @@ def step_at(what: Trial, operands: Operands, carry: Carry, rate: Any, i: Any) ->
     else:
         optimizer, numbers = Optimizer.of(as_transform(what.make(rate), "lr_find"))
         recipe = dataclasses.replace(recipe, optimizer=optimizer)
-    fetch = fetcher(recipe, operands.data, operands.order, np.int32(0), i, operands.micro)
+    fetch = fetcher(recipe.layout, operands.data, operands.order, np.int32(0), i, operands.micro)
     carry = carry._replace(means=jax.tree.map(jnp.zeros_like, carry.means))  # a mean of one step is its loss
     carry = one_step(recipe, carry, numbers, fetch, operands.micro, operands.key)
     return carry, carry.means.values["loss"]
