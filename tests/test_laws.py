@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from registry import EVERYTHING, OPTIMIZERS, RULES, WRAPPERS
+from zoo import EVERYTHING, OPTIMIZERS, RULES, WRAPPERS
 
 import jopt
 from jopt.testing import LAWS, NotApplicableError, Subject, check_transform

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import EVERYTHING, OPTIMIZERS
+from zoo import EVERYTHING, OPTIMIZERS
 
 import jopt
 from jopt import linalg

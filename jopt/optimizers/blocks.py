@@ -1,0 +1,1 @@
+"""Factored, block-wise and sign-based optimizers."""

@@ -1,0 +1,1 @@
+"""Preconditioned optimizers: SOAP, Shampoo, PSGD."""

@@ -1,0 +1,1 @@
+"""Optimizers that estimate their rate, or read the loss or its curvature."""

@@ -1,0 +1,1 @@
+"""Transcriptions: averages of the parameters, look-ahead, sharpness, and wrappers."""

@@ -1,0 +1,1 @@
+"""Transcriptions: factored, block-wise and sign-based optimizers."""

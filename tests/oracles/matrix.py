@@ -1,0 +1,1 @@
+"""Transcriptions: Muon and its descendants, and what the matrix engine runs."""

@@ -1,0 +1,1 @@
+"""Transcriptions: Adam and its descendants, element by element."""

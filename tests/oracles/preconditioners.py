@@ -1,0 +1,1 @@
+"""Transcriptions: SOAP, Shampoo, PSGD and other preconditioners."""

@@ -1,0 +1,1 @@
+"""Transcriptions: optimizers that estimate their rate, or read the loss or its curvature."""

@@ -1,0 +1,1 @@
+"""SOAP, Shampoo, PSGD and other preconditioners."""
