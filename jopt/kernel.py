@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopt import dtypes
+from jopt.control import run_some
 from jopt.paths import Leaf
 from jopt.rule import Part, keywords, required_keywords
 
@@ -54,22 +56,52 @@ class Kernels:
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
 
-    def matrices(self, index: int, packed: Names):
-        """``(gs, slots, ps, vector, others, salts) -> (values, slots)`` for a batch of equal matrices."""
-        asked = (index, packed)
-        if asked not in self._built:
+    def matrices(self, index: int, packed: Names, first: int = 0, total: int = 0):
+        """``(gs, slots, ps, vector, others, salts, count) -> (values, slots)`` for a batch of equal matrices.
 
-            def kernel(gs, slots, ps, vector, others, salts):
+        Args:
+            index: the part of the plan.
+            packed: which number of which part each entry of the vector is.
+            first: how many matrices of this part come before the batch.
+            total: how many matrices this part has; both decide whose turn a refresh is.
+        """
+        asked = (index, packed, first, total)
+        if asked not in self._built:
+            part = self._flat[index]
+
+            def kernel(gs, slots, ps, vector, others, salts, count):
                 def one(g, s, p, salt):
                     numbers = self._numbers(index, packed, vector, others, g, salt)
-                    return call_step(self._flat[index], g, s, None if p is None else dtypes.compute(p), numbers)
+                    return call_step(part, g, s, None if p is None else dtypes.compute(p), numbers)
 
                 stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *zip(gs, slots, ps, salts, strict=True))
                 u, s = jax.lax.platform_dependent(*stacked, cpu=one_by_one(one), default=jax.vmap(one))
+                if part.rule.refresh is not None:
+                    s = self._refreshed(index, packed, first, total, s, (*stacked[2:], vector, others), count)
                 return [(u[i], {name: x[i] for name, x in s.items()}) for i in range(len(gs))]
 
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
+
+    def _refreshed(self, index, packed, first, total, slots, operands, count):
+        """The slots of a batch, with those refreshed whose turn it is: matrix j of all at j·every // total."""
+        part = self._flat[index]
+        every, size = dict(part.static)[part.rule.every], len(next(iter(slots.values())))
+
+        def work(i, slots, operands):
+            ps, salts, vector, others = operands
+            s = {name: _one_of(x, i) for name, x in slots.items()}
+            p = None if ps is None else dtypes.compute(_one_of(ps, i))
+            numbers = self._numbers(index, packed, vector, others, _computed_like(s, p), _one_of(salts, i))
+            new = call_refresh(part, s, p, numbers)
+            return {name: jax.lax.dynamic_update_index_in_dim(x, new[name], i, 0) for name, x in slots.items()}
+
+        turn = jnp.remainder(count, np.int32(every))
+        begin, end = (-(-(turn + np.int32(k)) * np.int32(total) // np.int32(every)) - np.int32(first) for k in (0, 1))
+        at_first = count == 0
+        begin = jnp.where(at_first, 0, jnp.clip(begin, 0, size)).astype(np.int32)
+        end = jnp.where(at_first, size, jnp.clip(end, 0, size)).astype(np.int32)
+        return run_some(work, size, begin, end, slots, operands)
 
     def _numbers(self, index, packed, vector, others, x, salt) -> dict[str, Any]:
         dtype = jnp.finfo(x.dtype).dtype  # the real dtype of the leaf's arithmetic
@@ -81,7 +113,7 @@ class Kernels:
             key, count = numbers["key"]
             numbers["key"] = jax.random.fold_in(jax.random.fold_in(key, count), salt)
         static = dict(self._flat[index].static)
-        return numbers | {name: static[name] for name in keywords(self._flat[index].of.step) & static.keys()}
+        return numbers | {name: static[name] for name in self._flat[index].rule.names & static.keys()}
 
     def slot_shapes(self, part: Part, leaf: Leaf, hyper: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """The shapes of the slots a rule keeps for a leaf."""
@@ -97,6 +129,16 @@ class Kernels:
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     """Like `jax.vmap`, in a loop: on CPU a matrix that stays in the cache is up to twice as fast as a batch."""
     return lambda *stacked: jax.lax.map(lambda xs: function(*xs), stacked)
+
+
+def _one_of(x: jax.Array, i: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
+
+
+def _computed_like(slots: Mapping[str, jax.Array], p: jax.Array | None) -> jax.Array:
+    """An array of the dtype that a matrix is computed in: the parameter's, or the widest of its slots."""
+    found = [dtypes.compute(x) for x in ([p] if p is not None else slots.values()) if dtypes.is_trained(x)]
+    return max(found, key=lambda x: x.dtype.itemsize)
 
 
 def _at(vector: jax.Array, i: int) -> jax.Array:
@@ -140,6 +182,7 @@ def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: 
     pair = rule.complex == "pair" and jnp.iscomplexobj(g)
     x, q = (dtypes.to_pair(g), None if p is None else dtypes.to_pair(p)) if pair else (g, p)
     wide = {name: _widen(s, jnp.finfo(x.dtype).dtype) for name, s in slots.items()}
+    numbers = numbers if rule.refresh is None else {n: numbers[n] for n in keywords(rule.step) & numbers.keys()}
     result = rule.step(x, wide, MissingParams(part.name) if p is None else q, **numbers)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(
@@ -152,15 +195,28 @@ def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: 
             f"{part.name}: its step returned an update of {u.dtype}{list(u.shape)} for a gradient of "
             f"{x.dtype}{list(x.shape)}; the same was expected. Check the step for a missing reduction or a cast."
         )
+    return (dtypes.from_pair(u) if pair else u), _kept(part, "step", new, slots)
+
+
+def call_refresh(part: Part, slots: dict[str, Any], p: Any, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Run the refresh of a rule on one matrix: slots in the compute dtype, results checked."""
+    refresh: Any = part.rule.refresh
+    dtype = jnp.finfo(_computed_like(slots, p).dtype).dtype
+    wide = {name: _widen(s, dtype) for name, s in slots.items()}
+    numbers = {n: numbers[n] for n in keywords(refresh) & numbers.keys()}
+    return _kept(part, "refresh", refresh(wide, MissingParams(part.name) if p is None else p, **numbers), slots)
+
+
+def _kept(part: Part, function: str, new: dict[str, Any], slots: Mapping[str, Any]) -> dict[str, Any]:
+    """New slots in the dtypes they are kept in, if they are those there were."""
     wrong = [n for n in {*slots, *new} if n not in slots or n not in new or new[n].shape != slots[n].shape]
     if wrong:
         raise TypeError(
-            f"{part.name}: its step returned the slots { {n: tuple(s.shape) for n, s in new.items()} }, "
+            f"{part.name}: its {function} returned the slots { {n: tuple(s.shape) for n, s in new.items()} }, "
             f"{ {n: tuple(s.shape) for n, s in slots.items()} } were expected. Return each slot in the shape "
             f"that slots(p) gave it."
         )
-    new = {name: _narrow(new[name], slots[name].dtype) for name in slots}
-    return (dtypes.from_pair(u) if pair else u), new
+    return {name: _narrow(new[name], slots[name].dtype) for name in slots}
 
 
 def _kinds(result: Any) -> str:

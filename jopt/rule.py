@@ -32,6 +32,10 @@ class Rule:
             equal shapes run as one batch) or "tree" (element-wise, with numbers of the whole tree).
         complex: "pair" runs on (real, imaginary), "native" on the complex array, None refuses it.
             Element-wise rules default to "pair", all others to None.
+        refresh: of a matrix rule: ``(s, p, ...) -> s``, work too dear for every update (a root, an
+            eigenbasis). It runs after `step`: for all matrices in the first update, then for each
+            once in `every` updates, in turn, so that no update has to do it for all.
+        every: the name of the static value that says in how many updates each is refreshed once.
     """
 
     name: str
@@ -40,8 +44,16 @@ class Rule:
     shared: Callable[..., dict[str, Any]] | None = None
     reads: str = "element"
     complex: str | None = None
+    refresh: Callable[..., dict[str, Any]] | None = None
+    every: str | None = None
 
     def __post_init__(self):
+        if (self.refresh is None) != (self.every is None) or (self.refresh is not None and self.reads != "matrix"):
+            raise ValueError(
+                f"Rule({self.name!r}): refresh={self.refresh!r} and every={self.every!r} were given with "
+                f"reads={self.reads!r}; both or neither was expected, of a rule that reads a matrix. "
+                f"Name the static value that holds the interval, or leave both out."
+            )
         if "/" in self.name:
             raise ValueError(
                 f"Rule: the name {self.name!r} was given, a name without a slash was expected. "
@@ -56,7 +68,12 @@ class Rule:
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
-        return tuple(f for f in (self.step, self.slots, self.shared) if f is not None)
+        return tuple(f for f in (self.step, self.slots, self.shared, self.refresh) if f is not None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The keywords that its work on one array names: those of `step` and of `refresh`."""
+        return keywords(self.step) | (keywords(self.refresh) if self.refresh is not None else frozenset())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +240,8 @@ def make_part(
             f"itself passes {sorted(ENGINE_KEYWORDS)}, and a name is either hyper or static. Rename them."
         )
     used = frozenset().union(*(keywords(f) for f in of.functions))
+    if isinstance(of, Rule) and of.every is not None:
+        used |= {of.every}
     if (key is not None) != ("key" in used):
         raise TypeError(
             f"{of.name}: key={key!r} was given, and its functions {'name' if 'key' in used else 'do not name'} a "

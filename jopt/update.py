@@ -197,7 +197,8 @@ class _Update:
         if part.key is not None:
             available["key"] = (self.scalars[part.name]["key"], self.state.count)
         static = {name for name, _ in part.static}
-        return {name: value for name, value in named(rule.step, available, part).items() if name not in static}
+        found = named(rule.step, available, part) | (named(rule.refresh, available, part) if rule.refresh else {})
+        return {name: value for name, value in found.items() if name not in static}
 
     def _packed(self, program: tuple[int, ...]) -> Any:
         if program not in self.packed:
@@ -231,12 +232,15 @@ class _Update:
         batches: dict[Any, list[str]] = {}
         for path in paths:
             batches.setdefault(jax.typeof(self.values[path]), []).append(path)  # shape, dtype and sharding
+        first = 0
         for batch in batches.values():
-            run = self.plan.kernels.matrices(index, names)
+            turns = (first, len(paths)) if part.rule.refresh is not None else ()
+            first += len(batch)
+            run = self.plan.kernels.matrices(index, names, *turns)
             grads = [self.values[path] for path in batch]
             slots = [self._slots_at((index,), path).get(index, {}) for path in batch]
             params = [None if self.params is None else self.params[path] for path in batch]
-            results = run(grads, slots, params, vector, others, [salt(path) for path in batch])
+            results = run(grads, slots, params, vector, others, [salt(path) for path in batch], self.state.count)
             for path, (value, new) in zip(batch, results, strict=True):
                 self.values[path] = value
                 self._store({index: new}, path)
