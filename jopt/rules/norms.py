@@ -3,12 +3,18 @@
 import jax.numpy as jnp
 
 from jopt import linalg
+from jopt.dtypes import SATURATION
 from jopt.scalars import NONNEGATIVE, ScalarOrSchedule
 from jopt.transform import Transform, rule
 
 
+def _bounded(size, min_scale):
+    """A size, at least `min_scale`; from above it saturates as gradients do, so that the product stays finite."""
+    return jnp.minimum(jnp.maximum(size, min_scale), SATURATION)
+
+
 def param_norm_step(g, s, p, *, min_scale):
-    return g * jnp.maximum(linalg.norm(p), min_scale).astype(g.dtype), s
+    return g * _bounded(linalg.norm(p), min_scale).astype(g.dtype), s
 
 
 def scale_by_param_block_norm(min_scale: ScalarOrSchedule = 1e-3) -> Transform:
@@ -30,7 +36,7 @@ def scale_by_param_block_norm(min_scale: ScalarOrSchedule = 1e-3) -> Transform:
 
 
 def param_rms_step(g, s, p, *, min_scale):
-    return g * jnp.maximum(linalg.rms(p), min_scale).astype(g.dtype), s
+    return g * _bounded(linalg.rms(p), min_scale).astype(g.dtype), s
 
 
 def scale_by_param_block_rms(min_scale: ScalarOrSchedule = 1e-3) -> Transform:

@@ -31,10 +31,10 @@ def slow_memory(step, rate):
 OPTIMIZERS = {
     "adafactor": rated(jopt.adafactor, **NATIVE),
     "adafactor_factored": rated(
-        lambda rate: jopt.adafactor(rate, 2, momentum=0.9, weight_decay_rate=0.01, multiply_by_parameter_scale=False),
-        zero_gradient=False,
-        **REAL,
+        lambda rate: jopt.adafactor(rate, 2, momentum=0.9, multiply_by_parameter_scale=False), **NATIVE
     ),
+    # Its decay is not multiplied by the rate, so that a rate of zero does not stand still.
+    "adafactor_decaying": Entry(lambda: jopt.adafactor(None, 2, weight_decay_rate=0.01), zero_gradient=False, **NATIVE),
     "adam_mini": rated(jopt.adam_mini, **NATIVE),
     "adam_mini_heads": rated(
         lambda rate: jopt.adam_mini(rate, weight_decay=0.01, heads=2, blocks=(("dense/kernel", 0), ("out/*", None))),
@@ -43,24 +43,26 @@ OPTIMIZERS = {
         **NATIVE,
     ),
     "came": rated(jopt.came, **REAL),
-    "dpsgd": rated(lambda rate: jopt.dpsgd(rate, 1.0, 0.5, 0, 0.9), zero_gradient=False, random=True, **NATIVE),
+    "dpsgd": rated(
+        lambda rate: jopt.dpsgd(rate, 1.0, 0.5, 0, 0.9), zero_gradient=False, random=True, elementwise=False
+    ),
     "fromage": rated(jopt.fromage, elementwise=False, zero_gradient=False),
     "sm3": rated(jopt.sm3, **REAL),
 }
 
+# ulps: a step along a sphere is a small difference of two parameters, and rounds as they do.
 RULES = {
     "apply_every": Entry(lambda: jopt.apply_every(2)),
     "differentially_private_aggregate": Entry(
-        lambda: jopt.differentially_private_aggregate(1.0, 0.5), zero_gradient=False, random=True, **NATIVE
+        lambda: jopt.differentially_private_aggregate(1.0, 0.5), zero_gradient=False, random=True, elementwise=False
     ),
     "layerwise_decay": Entry(lambda: jopt.layerwise_decay(0.5, 2, PLACES), reads_paths=True),
     "normalize": Entry(jopt.normalize),
     "scale_by_adam_mini": Entry(lambda: jopt.scale_by_adam_mini(axis=-1), **NATIVE),
-    "scale_by_adam_mini_parts": Entry(lambda: jopt.scale_by_adam_mini(axis=-1, parts=2), matrices_only=True, **NATIVE),
     "scale_by_came": Entry(jopt.scale_by_came, **REAL),
-    "scale_by_factored_rms": Entry(jopt.scale_by_factored_rms, **NATIVE),
+    "scale_by_factored_rms": Entry(jopt.scale_by_factored_rms, complex="native"),
     "scale_by_factored_rms_factored": Entry(lambda: jopt.scale_by_factored_rms(min_dim_size_to_factor=2), **NATIVE),
-    "scale_by_hyperball_rate": Entry(lambda: jopt.scale_by_hyperball_rate(RATE), elementwise=False),
+    "scale_by_hyperball_rate": Entry(lambda: jopt.scale_by_hyperball_rate(RATE), elementwise=False, ulps=256),
     "scale_by_param_block_norm": Entry(jopt.scale_by_param_block_norm, **NATIVE),
     "scale_by_param_block_rms": Entry(jopt.scale_by_param_block_rms, **NATIVE),
     "scale_by_shrinking_rate": Entry(lambda: jopt.scale_by_shrinking_rate(RATE), zero_gradient=False),
@@ -68,9 +70,9 @@ RULES = {
 }
 
 WRAPPERS = {
-    "hyperball": Entry(lambda: jopt.hyperball(jopt.scale_by_adam(), RATE), **NATIVE),
+    "hyperball": Entry(lambda: jopt.hyperball(jopt.scale_by_adam(), RATE), ulps=256, **NATIVE),
     "hyperball_everywhere": Entry(
-        lambda: jopt.hyperball(jopt.scale_by_adam(), RATE, where=everything_else), elementwise=False
+        lambda: jopt.hyperball(jopt.scale_by_adam(), RATE, where=everything_else), elementwise=False, ulps=256
     ),
     "layerwise_adam": Entry(
         lambda: jopt.chain(jopt.adam(RATE), jopt.layerwise_decay(0.5, None, ("dense", "out"))), reads_paths=True
