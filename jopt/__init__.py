@@ -7,16 +7,30 @@ differentiated. `fit` trains a model with one; `jopt.data`, `jopt.stopping` and 
 
 from jopt import data, schedules
 from jopt.apply import apply_gradients, apply_updates
-from jopt.clip import adaptive_grad_clip, centralize, clip, clip_by_block_rms, clip_by_global_norm, zero_nans
+from jopt.clip import (
+    adaptive_grad_clip,
+    centralize,
+    clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    unitwise_clip,
+    unitwise_norm,
+    zero_nans,
+)
 from jopt.explain import explain
 from jopt.optimizers import (
     adadelta,
+    adafactor,
     adagrad,
     adam,
+    adam_mini,
     adamax,
     adamaxw,
     adamw,
     amsgrad,
+    came,
+    dpsgd,
+    fromage,
     lamb,
     lars,
     lion,
@@ -29,10 +43,16 @@ from jopt.optimizers import (
     sgd,
     sign_sgd,
     signum,
+    sm3,
 )
 from jopt.partition import chain, freeze, partition
 from jopt.paths import Leaf, TreeMismatchError, everything_else, ndim, path
 from jopt.plateau import reduce_on_plateau
+from jopt.privacy import (
+    differentially_private_aggregate,
+    per_example_global_norm_clip,
+    per_example_layer_norm_clip,
+)
 from jopt.regularize import (
     add_decayed_weights,
     add_l1_subgradient,
@@ -44,25 +64,36 @@ from jopt.regularize import (
 )
 from jopt.rule import Own, Rule, Whole
 from jopt.rules import (
+    apply_every,
     identity,
+    layerwise_decay,
     nesterov_trace,
+    normalize,
     normalize_by_update_norm,
     scale,
     scale_by_adadelta,
     scale_by_adam,
+    scale_by_adam_mini,
     scale_by_adamax,
     scale_by_amsgrad,
+    scale_by_came,
     scale_by_ema,
+    scale_by_factored_rms,
+    scale_by_hyperball_rate,
     scale_by_learning_rate,
     scale_by_lion,
     scale_by_muon,
     scale_by_nadam,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
     scale_by_rms,
     scale_by_root_sum,
     scale_by_rss,
     scale_by_schedule,
     scale_by_shape,
+    scale_by_shrinking_rate,
     scale_by_sign,
+    scale_by_sm3,
     scale_by_stddev,
     scale_by_trust_ratio,
     scale_by_uncorrected_adam,
@@ -82,6 +113,7 @@ from jopt.wrap import (
     accumulate,
     average_params,
     ema,
+    hyperball,
     monitor,
     monitored,
     nonfinite_report,

@@ -83,6 +83,8 @@ class Plan:
         names_extra = any("extra" in keywords(f) for part in self.flat for f in part.of.functions)
         self.takes_any_extra = names_extra or any(plan.takes_any_extra for plan in wrapped)
         self.traced = _holds(parts, lambda x: isinstance(x, scalars.Traced | jax.core.Tracer))
+        first = parts[0] if parts else None
+        self.takes_examples = isinstance(first, Part) and isinstance(first.of, Whole) and first.of.examples
         self.kernels = Kernels(self.flat)
         self.compiled: dict[str, Any] = {}
 
@@ -105,6 +107,7 @@ class Plan:
             mine = {name: hyper[f"{part.name}/{name}"] for name, _ in part.hyper}
             if isinstance(part.of, Whole):
                 own = self._init_whole(part, {path: params[path] for path in paths}, mine, numbers, tree.only(paths))
+                own = own._replace(scalars=own.scalars | _init_key(part, numbers))
             else:
                 own = _init_rule(part, {path: params[path] for path in paths}, mine, numbers)
             if own.slots:
@@ -181,7 +184,11 @@ def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[
     for path, p in params.items():
         for name, x in make_slots(part, path, dtypes.compute(p), mine).items():
             slots.setdefault(name, {})[path] = x
-    return Own(slots, {"key": random_key(numbers[f"{part.name}/key"])} if part.key is not None else {})
+    return Own(slots, _init_key(part, numbers))
+
+
+def _init_key(part: Part, numbers: Mapping[str, Any]) -> dict[str, jax.Array]:
+    return {} if part.key is None else {"key": random_key(numbers[f"{part.name}/key"])}
 
 
 KEY_IMPLEMENTATIONS: dict[tuple[int, ...], str] = {(2,): "threefry2x32", (4,): "rbg"}

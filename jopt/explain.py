@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from jopt.engine import Tree, walk
+from jopt.kernel import named
 from jopt.paths import flatten, path_of
-from jopt.rule import Part
+from jopt.rule import Part, Whole
 from jopt.scalars import raw
 from jopt.state import State, states
 from jopt.transform import Transform, as_transform
@@ -112,12 +113,18 @@ def _visit(tx: Transform, tree: Tree, state: Any, rules: dict[str, list[str]], g
     for part, paths in zip(walk(tx.parts), tx.plan.claims(tree), strict=True):
         shown = [f"{name}={_number(part, name, value, state)}" for name, value in part.hyper]
         for path in paths:
-            rules[path].append(f"{part.of.name}({', '.join(shown)})")
+            rules[path].append(f"{part.of.name}({', '.join(shown + _note(part, tree, path))})")
             if "/" in part.name:
                 groups[path].add(part.name.rpartition("/")[0])
         if isinstance(part.inner, Transform):
             below = None if state is None else next(states(state.inner[part.name]))[1]
             _visit(part.inner, tree.only(paths), below, rules, groups)
+
+
+def _note(part: Part, tree: Tree, path: str) -> list[str]:
+    """What a part says itself of a leaf."""
+    note, leaf = part.of.note if isinstance(part.of, Whole) else None, tree.leaves[path]
+    return [] if note is None or leaf is None else [note(leaf, **named(note, dict(part.static), part))]
 
 
 def _number(part: Part, name: str, value: Any, state: Any) -> str:

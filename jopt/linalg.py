@@ -130,13 +130,17 @@ def _safe_sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
 
 
+def abs_square(x: jax.Array) -> jax.Array:
+    """|x|² of each element, real also where x is complex."""
+    return x.real * x.real + x.imag * x.imag if jnp.iscomplexobj(x) else x * x
+
+
 def norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm of one array, finite wherever it is, with slope 0 at 0."""
     top = jnp.max(jnp.abs(x), initial=0.0)
     scale = jax.lax.stop_gradient(jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones_like(top)))
     y = x / scale.astype(x.dtype)
-    squares = y.real * y.real + y.imag * y.imag if jnp.iscomplexobj(y) else y * y
-    return scale * _safe_sqrt(jnp.sum(squares))
+    return scale * _safe_sqrt(jnp.sum(abs_square(y)))
 
 
 def rms(x: jax.Array) -> jax.Array:

@@ -88,6 +88,9 @@ class Whole:
         complex: whether complex leaves are understood.
         enters: whether gradients arrive in the compute dtype, saturated. If not, they may still be as
             the user gave them, and the functions call `dtypes.enter`, fused with what they do.
+        examples: whether, first in a chain, it also takes gradients with a leading axis of examples,
+            which `update` reduces; they come as the user gave them.
+        note: optional ``(leaf, ...) -> str``: what `explain` says of a leaf beside the numbers.
     """
 
     name: str
@@ -96,6 +99,8 @@ class Whole:
     apply: Callable[..., Any] | None = None
     complex: bool = True
     enters: bool = True
+    examples: bool = False
+    note: Callable[..., str] | None = None
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:

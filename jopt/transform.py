@@ -153,6 +153,7 @@ def whole(
     static: Mapping[str, Any] | None = None,
     domain: Mapping[str, str] | None = None,
     inner: Any = None,
+    key: Any = None,
 ) -> Transform:
     """Lift a part written by hand on the flat form (see `jopt.Whole`) to a transform.
 
@@ -160,9 +161,11 @@ def whole(
         of: its functions.
         hyper, static, domain: as for `rule`.
         inner: a transform it wraps; its functions then name ``inner``.
+        key: seed or key of a random part (one whose update names ``key``, a key of this step).
     """
     inner = inner if inner is None or isinstance(inner, Transform) else as_transform(inner, of.name)
-    return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, inner=inner),))
+    key = _seed(of.name, key)
+    return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, inner=inner, key=key),))
 
 
 # Foreign transforms ------------------------------------------------------------------------------
@@ -334,7 +337,7 @@ def _update(plan: Plan, mode: str, numbers: Any, grads: Any, state: Any, params:
     else:
         p, params_layout = flatten(params)
         check_leaves("update", p)
-        trained = _matching(g, p)
+        trained = _matching(_without_examples(g, p) if plan.takes_examples else g, p)
         g |= {path: _as_wide(g[path], p[path]) for path in trained}
         tree = Tree.of(p, params_layout, trained)
         layout = params_layout if mode == "apply" else layout
@@ -381,6 +384,31 @@ def _matching(grads: Flat, params: Flat) -> tuple[str, ...]:
             )
         trained.append(path)
     return tuple(trained)
+
+
+def _without_examples(grads: Flat, params: Flat) -> Flat:
+    """The gradients as they will be once their leading axis of examples, if all have one, is reduced.
+
+    Raises:
+        TreeMismatchError: some have that axis and some do not, or it has several lengths.
+    """
+    counts: dict[int | None, str] = {}
+    reduced = dict(grads)
+    for path, g in grads.items():
+        p = params.get(path)
+        if g is None or p is None or not (dtypes.is_trained(g) and dtypes.is_trained(p)):
+            continue
+        has_axis = np.ndim(g) == np.ndim(p) + 1 and np.shape(g)[1:] == np.shape(p)
+        counts.setdefault(np.shape(g)[0] if has_axis else None, path)
+        if has_axis:
+            reduced[path] = jax.ShapeDtypeStruct(np.shape(p), dtypes.dtype_of(g))
+    if len(counts) > 1:
+        found = ", ".join(f"{path!r} {_describe(grads[path])}" for path in counts.values())
+        raise TreeMismatchError(
+            f"update(grads, state, params): the gradients are {found}, one number of examples along a leading axis of "
+            f"all was expected, or none. Take them all by one jax.vmap(jax.grad(loss), in_axes=(None, 0))."
+        )
+    return reduced
 
 
 def _as_wide(g: Any, p: Any) -> Any:

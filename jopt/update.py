@@ -219,7 +219,7 @@ class _Update:
             kernel = self.plan.kernels.leaf(program, names, entering, mode or "compute", dtype)
             p = None if self.params is None else self.params[path]
             self.values[path], new = kernel(
-                self.values[path], self._slots_at(program, path), p, vector, others, _salt(path) if others else None
+                self.values[path], self._slots_at(program, path), p, vector, others, salt(path) if others else None
             )
             self._store(new, path)
             self.pending[path] = []
@@ -240,7 +240,7 @@ class _Update:
             grads = [self.values[path] for path in batch]
             slots = [self._slots_at((index,), path).get(index, {}) for path in batch]
             params = [None if self.params is None else self.params[path] for path in batch]
-            results = run(grads, slots, params, vector, others, [_salt(path) for path in batch], self.state.count)
+            results = run(grads, slots, params, vector, others, [salt(path) for path in batch], self.state.count)
             for path, (value, new) in zip(batch, results, strict=True):
                 self.values[path] = value
                 self._store({index: new}, path)
@@ -254,6 +254,8 @@ class _Update:
         available = self.available | dict(part.static) | self._hyper_of(part)
         available |= {"layout": tree.layout, "inner": inner, "extra": self.extra}
         available |= {"measures": self.measures, "norms": self.norms}
+        if part.key is not None:
+            available["key"] = jax.random.fold_in(own.scalars["key"], self.state.count)
         grads = {path: self.values[path] for path in paths}
         params = None if self.params is None else {path: self.params[path] for path in paths}
         if params is None and function is part.whole.apply:
@@ -287,5 +289,6 @@ class _Update:
                 self.slots[self.plan.flat[index].name][slot][path] = x
 
 
-def _salt(path: str) -> np.uint32:
+def salt(path: str) -> np.uint32:
+    """A number of a leaf's name, to fold into a random key."""
     return np.uint32(zlib.crc32(path.encode()))  # stable across processes, unlike hash()

@@ -13,7 +13,7 @@ ROOT = Path(jopt.__file__).parent
 LAYERS = (
     ("scalars", "paths", "dtypes", "linalg", "control"),
     ("rule", "state", "kernel", "engine", "update", "transform"),
-    ("schedules", "clip", "regularize", "plateau", "rules"),
+    ("schedules", "clip", "regularize", "plateau", "privacy", "rules"),
     ("partition", "wrap"),
     ("optimizers", "apply", "explain"),
     ("data",),

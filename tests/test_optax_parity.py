@@ -25,7 +25,7 @@ DIFFERENCES = pathlib.Path(__file__).parents[1] / "docs" / "differences.md"
 
 def theirs(name):
     """What optax has under a name; its contrib counts too."""
-    for module in (optax, optax.contrib, optax.schedules):
+    for module in (optax.contrib, optax, optax.schedules):  # in this order: a name that moved warns in optax
         if hasattr(module, name):
             return getattr(module, name)
     return None

@@ -6,6 +6,14 @@ which parameters decay, `mask=` the same in optax's form; `mu_dtype` and `accumu
 momentum in another dtype. A module is a family.
 """
 
+from jopt.optimizers.blocks import (
+    adafactor,
+    adam_mini,
+    came,
+    dpsgd,
+    fromage,
+    sm3,
+)
 from jopt.optimizers.classic import (
     adadelta,
     adagrad,
@@ -30,12 +38,17 @@ from jopt.optimizers.matrix import muon
 
 __all__ = [
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
+    "adam_mini",
     "adamax",
     "adamaxw",
     "adamw",
     "amsgrad",
+    "came",
+    "dpsgd",
+    "fromage",
     "lamb",
     "lars",
     "lion",
@@ -48,4 +61,5 @@ __all__ = [
     "sgd",
     "sign_sgd",
     "signum",
+    "sm3",
 ]

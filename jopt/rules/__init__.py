@@ -8,8 +8,19 @@ from jopt.rules.adam import (
     scale_by_nadam,
     scale_by_uncorrected_adam,
 )
+from jopt.rules.blocks import scale_by_adam_mini
+from jopt.rules.every import apply_every
+from jopt.rules.factored import scale_by_came, scale_by_factored_rms
+from jopt.rules.layerwise import layerwise_decay
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
+from jopt.rules.norms import (
+    normalize,
+    scale_by_hyperball_rate,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    scale_by_shrinking_rate,
+)
 from jopt.rules.scale import (
     identity,
     scale,
@@ -18,28 +29,40 @@ from jopt.rules.scale import (
     set_to_zero,
 )
 from jopt.rules.sign import scale_by_lion, scale_by_sign
+from jopt.rules.sm3 import scale_by_sm3
 from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 
 __all__ = [
+    "apply_every",
     "identity",
+    "layerwise_decay",
     "nesterov_trace",
+    "normalize",
     "normalize_by_update_norm",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adam_mini",
     "scale_by_adamax",
     "scale_by_amsgrad",
+    "scale_by_came",
     "scale_by_ema",
+    "scale_by_factored_rms",
+    "scale_by_hyperball_rate",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_muon",
     "scale_by_nadam",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
     "scale_by_rms",
     "scale_by_root_sum",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_shape",
+    "scale_by_shrinking_rate",
     "scale_by_sign",
+    "scale_by_sm3",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",

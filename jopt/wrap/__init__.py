@@ -3,12 +3,14 @@
 from jopt.wrap.accumulate import accumulate
 from jopt.wrap.averages import average_params, ema
 from jopt.wrap.guards import nonfinite_report, skip_nonfinite
+from jopt.wrap.hyperball import hyperball
 from jopt.wrap.monitor import monitor, monitored
 
 __all__ = [
     "accumulate",
     "average_params",
     "ema",
+    "hyperball",
     "monitor",
     "monitored",
     "nonfinite_report",
