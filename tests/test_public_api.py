@@ -26,6 +26,12 @@ scale_by_adadelta scale_by_adam scale_by_adamax scale_by_amsgrad scale_by_ema sc
 scale_by_muon scale_by_nadam scale_by_rms scale_by_root_sum scale_by_rss scale_by_schedule scale_by_shape
 scale_by_sign scale_by_stddev scale_by_trust_ratio scale_by_uncorrected_adam set_hyperparams set_to_zero sgd sign_sgd
 signum skip_nonfinite soft_threshold sweep_axes trace whole zero_nans
+acprop adabelief adamc adan add_cautious_decay ademamix adopt cautious cautious_adamw cautious_lion laprop madgrad
+mars noisy_sgd novograd optimistic_adam_v2 optimistic_gradient_descent radam rprop scale_by_acprop scale_by_adan
+scale_by_ademamix scale_by_adopt scale_by_belief scale_by_laprop scale_by_madgrad scale_by_mars scale_by_novograd
+scale_by_optimistic_gradient scale_by_radam scale_by_refined_lion scale_by_rprop scale_by_simplified_ademamix
+scale_by_smooth_lion scale_by_stable_adam scale_by_yogi scale_with_corrected_decay simplified_ademamix stable_adamw
+yogi
 """
 
 NAMES = sorted(

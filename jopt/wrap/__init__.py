@@ -2,12 +2,14 @@
 
 from jopt.wrap.accumulate import accumulate
 from jopt.wrap.averages import average_params, ema
+from jopt.wrap.cautious import cautious
 from jopt.wrap.guards import nonfinite_report, skip_nonfinite
 from jopt.wrap.monitor import monitor, monitored
 
 __all__ = [
     "accumulate",
     "average_params",
+    "cautious",
     "ema",
     "monitor",
     "monitored",
