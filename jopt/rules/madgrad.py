@@ -40,7 +40,7 @@ def scale_by_madgrad(
         eps: ε > 0; 0 divides 0 by 0 where a gradient was never seen.
 
     Differs: γ = 0 is a rate of 0; in optax and in the authors' code it is one of ε.
-    Reference: [defazio2022momentumized], Algorithm 1.
+    Reference: [defazio2021adaptivity], Algorithm 1.
     """
     return rule(
         "scale_by_madgrad",

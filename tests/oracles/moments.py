@@ -227,7 +227,7 @@ def rprop(g, p, s, t, learning_rate, **numbers):
 
 
 def scale_by_madgrad(g, p, s, t, learning_rate, momentum=0.9, eps=1e-6):
-    # Defazio and Jelassi 2022, Algorithm 1, with k from 0: λ_k = γ_k √(k + 1).
+    # Defazio and Jelassi 2021, Algorithm 1, with k from 0: λ_k = γ_k √(k + 1).
     x0, weight = s.setdefault("x0", p), (learning_rate + eps) * math.sqrt(t)
     s["s"] = s.get("s", 0.0) + weight * g
     s["nu"] = s.get("nu", 0.0) + weight * g**2
