@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import jopt
@@ -74,6 +75,20 @@ def test_the_length_of_an_average_is_exact_where_its_usual_formula_cancels(beta)
         exact = 1 + 2 * np.sum(np.arange(t) * powers) / np.sum(powers)
         got = length_of_average(jnp.asarray(t, jnp.float32), jnp.asarray(beta, jnp.float32))
         np.testing.assert_allclose(got, exact, rtol=3e-6)
+
+
+@pytest.mark.parametrize("numbers", [(0.01,), (schedules.exponential_decay(0.05, 30, 0.5), 0.5, 0.03, 1e-4)])
+def test_madgrad_goes_where_that_of_optax_goes(numbers):
+    mine = his = jnp.asarray(np.linspace(-1, 1, 6), jnp.float32)
+    ours, other = jopt.madgrad(*numbers), optax.contrib.madgrad(*numbers)
+    state, theirs = ours.init(mine), other.init(his)
+    for g in gradients(100):
+        u, state = ours.update(g, state, mine)
+        mine = mine + u
+        with jax.numpy_dtype_promotion("standard"):
+            v, theirs = other.update(g, theirs, his)
+        his = his + v
+        np.testing.assert_allclose(mine, his, rtol=1e-5, atol=1e-5)
 
 
 def test_a_learning_rate_of_zero_is_one_in_madgrad():

@@ -30,7 +30,6 @@ from jopt.rules import (
     scale_by_yogi,
     scale_with_corrected_decay,
 )
-from jopt.rules.normalized import fourth_root
 from jopt.scalars import ScalarOrSchedule
 from jopt.transform import Transform
 from jopt.wrap import cautious
@@ -235,7 +234,7 @@ def adopt(
     *,
     nesterov: bool = False,
     use_clipping: bool = True,
-    clip_value_fn: ScalarOrSchedule = fourth_root,
+    clip_value_fn: ScalarOrSchedule | None = None,
 ) -> Transform:
     """ADOPT: Adam that converges with every b2.
 

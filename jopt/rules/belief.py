@@ -54,6 +54,9 @@ def scale_by_belief(
     )
 
 
+_MOST = 1e4  # standard deviations
+
+
 def acprop_shared(*, t, b2):
     return {"c2": 1 - b2 ** jnp.maximum(t - 1, 1)}  # of the moment before this step
 
@@ -62,7 +65,7 @@ def acprop_step(g, s, p, *, t, b1, b2, eps, eps_root, c2):
     v = jnp.where(t == 1, jnp.ones_like(g), s["nu"] / c2)
     strays = g - s["mu"]
     new = {"mu": b1 * s["mu"] + (1 - b1) * g, "nu": b2 * s["nu"] + (1 - b2) * strays * strays + eps_root}
-    return g / (jnp.sqrt(v) + eps), new
+    return jnp.clip(g / (jnp.sqrt(v) + eps), -_MOST, _MOST), new
 
 
 def scale_by_acprop(
@@ -84,7 +87,8 @@ def scale_by_acprop(
         eps_root: ε_root ≥ 0, added at every step.
 
     Differs: the spread is about the mean of the gradients before this one, and the first update is the
-        gradient itself, as in optax.
+        gradient itself, as in optax. |u| ≤ 10⁴: where no gradient was seen before, v is ε_root alone, and
+        the first would move a parameter out of the range of its dtype.
     Reference: [zhuang2021momentum].
     """
     return rule(

@@ -142,5 +142,4 @@ def scale_by_mars(
         static={"mu_dtype": dtype_name(mu_dtype, "scale_by_mars", "mu_dtype")},
         domain={"b1": DECAY, "b2": DECAY, "eps": NONNEGATIVE, "gamma": NONNEGATIVE, "max_norm": POSITIVE},
         reads="array",
-        complex="pair",
     )

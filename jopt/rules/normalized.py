@@ -12,13 +12,9 @@ from jopt.scalars import DECAY, NONNEGATIVE, ScalarOrSchedule
 from jopt.transform import Transform, rule
 
 
-def fourth_root(count: Any) -> Any:
-    """ADOPT's bound for the normalised gradient, ⁴√count."""
-    return jnp.sqrt(jnp.sqrt(jnp.asarray(count, jnp.result_type(float))))
-
-
-def adopt_shared(*, b1, clip_value_fn, nesterov, use_clipping):
-    bound = clip_value_fn if use_clipping else jnp.full_like(clip_value_fn, jnp.inf)
+def adopt_shared(*, t, b1, nesterov, use_clipping, clip_value_fn=None):
+    bound = jnp.sqrt(jnp.sqrt(t - 1)) if clip_value_fn is None else clip_value_fn
+    bound = bound if use_clipping else jnp.full_like(bound, jnp.inf)
     ahead = (b1, 1 - b1) if nesterov else (jnp.ones_like(b1), jnp.zeros_like(b1))
     return {"bound": bound, "of_m": ahead[0], "of_x": ahead[1]}
 
@@ -40,11 +36,11 @@ def scale_by_adopt(
     *,
     nesterov: bool = False,
     use_clipping: bool = True,
-    clip_value_fn: ScalarOrSchedule = fourth_root,
+    clip_value_fn: ScalarOrSchedule | None = None,
 ) -> Transform:
     """Adam that divides by the squares before this gradient, and then averages: convergent for every β₂.
 
-        x = clip(g / max(√v, ε), −κ, κ),   κ = ⁴√(t − 1)
+        x = clip(g / max(√v, ε), −κ, κ),   κ = (t − 1)^¼
         m ← β₁m + (1 − β₁)x
         v ← β₂v + (1 − β₂)g²,   at the first step v = g² and x = 0
         u = m
@@ -55,18 +51,19 @@ def scale_by_adopt(
         eps: ε > 0.
         mu_dtype: dtype of m in the state; None is float32 or wider.
         nesterov: True looks a step ahead, u = β₁m + (1 − β₁)x.
-        use_clipping: False takes κ infinite.
-        clip_value_fn: κ, a schedule or a number.
+        use_clipping: False takes κ infinite: the first gradient of an element is then a step of |g| / ε.
+        clip_value_fn: κ, a schedule or a number; None takes that of the formula.
 
     Differs: `clip_value_fn` may be a number, and is a live hyper-parameter like the others.
     Reference: [taniguchi2024adopt], Algorithm 2.
     """
+    bound = {} if clip_value_fn is None else {"clip_value_fn": clip_value_fn}
     return rule(
         "scale_by_adopt",
         adopt_step,
         slots=adam_slots,
         shared=adopt_shared,
-        hyper={"b1": b1, "b2": b2, "eps": eps, "clip_value_fn": clip_value_fn},
+        hyper={"b1": b1, "b2": b2, "eps": eps} | bound,
         static={
             "mu_dtype": dtype_name(mu_dtype, "scale_by_adopt", "mu_dtype"),
             "nesterov": bool(nesterov),

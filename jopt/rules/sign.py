@@ -115,9 +115,7 @@ def refined_lion_step(g, s, p, *, b1, b2):
     return u, {"mu": b2 * s["mu"] + (1 - b2) * g}
 
 
-def scale_by_refined_lion(
-    b1: ScalarOrSchedule = 0.9, b2: ScalarOrSchedule = 0.99, mu_dtype: Any = None
-) -> Transform:
+def scale_by_refined_lion(b1: ScalarOrSchedule = 0.9, b2: ScalarOrSchedule = 0.99, mu_dtype: Any = None) -> Transform:
     """Lion that takes the momentum itself where that is smaller than 1.
 
         u = clip(β₁m + (1 − β₁)g, −1, 1)

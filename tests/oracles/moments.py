@@ -44,7 +44,7 @@ def scale_by_acprop(g, p, s, t, b1=0.9, b2=0.999, eps=1e-16, eps_root=1e-16):
     u = g / ((math.sqrt(1.0) if t == 1 else np.sqrt(s["s"] / (1.0 - b2 ** (t - 1)))) + eps)
     s["s"] = b2 * s.get("s", 0.0) + (1.0 - b2) * (g - s.get("m", 0.0)) ** 2 + eps_root
     _mean(g, s, "m", b1)
-    return u
+    return np.clip(u, -1e4, 1e4)
 
 
 def acprop(g, p, s, t, learning_rate, weight_decay=0.0, **numbers):
