@@ -21,15 +21,44 @@ from jopt.rules.norms import (
     scale_by_param_block_rms,
     scale_by_shrinking_rate,
 )
+from jopt.rules.ademamix import scale_by_ademamix, scale_by_simplified_ademamix
+from jopt.rules.belief import (
+    scale_by_acprop,
+    scale_by_belief,
+    scale_by_yogi,
+)
+from jopt.rules.difference import (
+    scale_by_adan,
+    scale_by_mars,
+    scale_by_optimistic_gradient,
+)
+from jopt.rules.madgrad import scale_by_madgrad
+from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
+from jopt.rules.muon import scale_by_muon, scale_by_shape
+from jopt.rules.normalized import (
+    scale_by_adopt,
+    scale_by_laprop,
+    scale_by_novograd,
+)
+from jopt.rules.radam import scale_by_radam
+from jopt.rules.rprop import scale_by_rprop
 from jopt.rules.scale import (
     identity,
     scale,
     scale_by_learning_rate,
     scale_by_schedule,
+    scale_with_corrected_decay,
     set_to_zero,
 )
 from jopt.rules.sign import scale_by_lion, scale_by_sign
 from jopt.rules.sm3 import scale_by_sm3
+from jopt.rules.sign import (
+    scale_by_lion,
+    scale_by_refined_lion,
+    scale_by_sign,
+    scale_by_smooth_lion,
+)
+from jopt.rules.stable import scale_by_stable_adam
 from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 
 __all__ = [
@@ -40,32 +69,51 @@ __all__ = [
     "normalize",
     "normalize_by_update_norm",
     "scale",
+    "scale_by_acprop",
     "scale_by_adadelta",
     "scale_by_adam",
     "scale_by_adam_mini",
     "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
     "scale_by_amsgrad",
     "scale_by_came",
     "scale_by_ema",
     "scale_by_factored_rms",
     "scale_by_hyperball_rate",
+    "scale_by_belief",
+    "scale_by_ema",
+    "scale_by_laprop",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_madgrad",
+    "scale_by_mars",
     "scale_by_muon",
     "scale_by_nadam",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
+    "scale_by_novograd",
+    "scale_by_optimistic_gradient",
+    "scale_by_radam",
+    "scale_by_refined_lion",
     "scale_by_rms",
     "scale_by_root_sum",
+    "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_shape",
     "scale_by_shrinking_rate",
     "scale_by_sign",
     "scale_by_sm3",
+    "scale_by_simplified_ademamix",
+    "scale_by_smooth_lion",
+    "scale_by_stable_adam",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",
+    "scale_by_yogi",
+    "scale_with_corrected_decay",
     "set_to_zero",
     "trace",
 ]

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jopt.scalars import NONNEGATIVE, ScalarOrSchedule, Schedule
+from jopt.scalars import NONNEGATIVE, POSITIVE, ScalarOrSchedule, Schedule
 from jopt.transform import Transform, make_transform, rule
 
 
@@ -28,6 +28,36 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None, *, flip_sign:
         learning_rate_step,
         hyper={"learning_rate": learning_rate},
         domain={"learning_rate": NONNEGATIVE},
+    )
+
+
+def corrected_decay_step(g, s, p, *, learning_rate, max_learning_rate, weight_decay):
+    return -learning_rate * (g + weight_decay * (learning_rate / max_learning_rate) * p), s
+
+
+def scale_with_corrected_decay(
+    learning_rate: ScalarOrSchedule, max_learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule
+) -> Transform:
+    """Turn the update downhill and decay the weights, by less as the learning rate falls (AdamC).
+
+        u = −γ (g + λ(γ / γ_max) p)
+
+    In the place of `add_decayed_weights` and `scale_by_learning_rate`: one rule, so that one learning rate
+    sets both.
+
+    Args:
+        learning_rate: γ ≥ 0, a number or a schedule.
+        max_learning_rate: γ_max > 0, the largest value of γ over the run.
+        weight_decay: λ.
+
+    With λγ² for λγ a normalised layer keeps its norm, and its gradient does not grow, where γ falls to zero.
+    Reference: [defazio2025gradients].
+    """
+    return rule(
+        "scale_with_corrected_decay",
+        corrected_decay_step,
+        hyper={"learning_rate": learning_rate, "max_learning_rate": max_learning_rate, "weight_decay": weight_decay},
+        domain={"learning_rate": NONNEGATIVE, "max_learning_rate": POSITIVE},
     )
 
 

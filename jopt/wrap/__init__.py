@@ -2,6 +2,7 @@
 
 from jopt.wrap.accumulate import accumulate
 from jopt.wrap.averages import average_params, ema
+from jopt.wrap.cautious import cautious
 from jopt.wrap.guards import nonfinite_report, skip_nonfinite
 from jopt.wrap.hyperball import hyperball
 from jopt.wrap.monitor import monitor, monitored
@@ -9,6 +10,7 @@ from jopt.wrap.monitor import monitor, monitored
 __all__ = [
     "accumulate",
     "average_params",
+    "cautious",
     "ema",
     "hyperball",
     "monitor",
