@@ -179,7 +179,7 @@ def test_cautious_keeps_the_names_of_the_state():
 
 def test_cautious_refuses_what_points_downhill():
     for tx in (jopt.adamw(0.1), jopt.madgrad(0.1), jopt.adamc(0.1)):
-        with pytest.raises(ValueError, match="cautious: .* rules that point uphill were expected"):
+        with pytest.raises(ValueError, match=r"cautious: .* rules that point uphill were expected"):
             jopt.cautious(tx)
 
 

@@ -8,30 +8,21 @@ from jopt.rules.adam import (
     scale_by_nadam,
     scale_by_uncorrected_adam,
 )
-from jopt.rules.blocks import scale_by_adam_mini
-from jopt.rules.every import apply_every
-from jopt.rules.factored import scale_by_came, scale_by_factored_rms
-from jopt.rules.layerwise import layerwise_decay
-from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
-from jopt.rules.muon import scale_by_muon, scale_by_shape
-from jopt.rules.norms import (
-    normalize,
-    scale_by_hyperball_rate,
-    scale_by_param_block_norm,
-    scale_by_param_block_rms,
-    scale_by_shrinking_rate,
-)
 from jopt.rules.ademamix import scale_by_ademamix, scale_by_simplified_ademamix
 from jopt.rules.belief import (
     scale_by_acprop,
     scale_by_belief,
     scale_by_yogi,
 )
+from jopt.rules.blocks import scale_by_adam_mini
 from jopt.rules.difference import (
     scale_by_adan,
     scale_by_mars,
     scale_by_optimistic_gradient,
 )
+from jopt.rules.every import apply_every
+from jopt.rules.factored import scale_by_came, scale_by_factored_rms
+from jopt.rules.layerwise import layerwise_decay
 from jopt.rules.madgrad import scale_by_madgrad
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
@@ -39,6 +30,13 @@ from jopt.rules.normalized import (
     scale_by_adopt,
     scale_by_laprop,
     scale_by_novograd,
+)
+from jopt.rules.norms import (
+    normalize,
+    scale_by_hyperball_rate,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    scale_by_shrinking_rate,
 )
 from jopt.rules.radam import scale_by_radam
 from jopt.rules.rprop import scale_by_rprop
@@ -50,14 +48,13 @@ from jopt.rules.scale import (
     scale_with_corrected_decay,
     set_to_zero,
 )
-from jopt.rules.sign import scale_by_lion, scale_by_sign
-from jopt.rules.sm3 import scale_by_sm3
 from jopt.rules.sign import (
     scale_by_lion,
     scale_by_refined_lion,
     scale_by_sign,
     scale_by_smooth_lion,
 )
+from jopt.rules.sm3 import scale_by_sm3
 from jopt.rules.stable import scale_by_stable_adam
 from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 
@@ -78,12 +75,11 @@ __all__ = [
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_amsgrad",
+    "scale_by_belief",
     "scale_by_came",
     "scale_by_ema",
     "scale_by_factored_rms",
     "scale_by_hyperball_rate",
-    "scale_by_belief",
-    "scale_by_ema",
     "scale_by_laprop",
     "scale_by_learning_rate",
     "scale_by_lion",
@@ -91,10 +87,10 @@ __all__ = [
     "scale_by_mars",
     "scale_by_muon",
     "scale_by_nadam",
-    "scale_by_param_block_norm",
-    "scale_by_param_block_rms",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
     "scale_by_radam",
     "scale_by_refined_lion",
     "scale_by_rms",
@@ -105,8 +101,8 @@ __all__ = [
     "scale_by_shape",
     "scale_by_shrinking_rate",
     "scale_by_sign",
-    "scale_by_sm3",
     "scale_by_simplified_ademamix",
+    "scale_by_sm3",
     "scale_by_smooth_lion",
     "scale_by_stable_adam",
     "scale_by_stddev",
