@@ -29,6 +29,7 @@ from jopt.optimizers import (
     sgd,
     sign_sgd,
     signum,
+    soap,
 )
 from jopt.partition import chain, freeze, partition
 from jopt.paths import Leaf, TreeMismatchError, everything_else, ndim, path
@@ -63,6 +64,7 @@ from jopt.rules import (
     scale_by_schedule,
     scale_by_shape,
     scale_by_sign,
+    scale_by_soap,
     scale_by_stddev,
     scale_by_trust_ratio,
     scale_by_uncorrected_adam,

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jopt import dtypes
 from jopt.control import run_some
@@ -78,7 +79,7 @@ class Kernels:
                 u, s = jax.lax.platform_dependent(*stacked, cpu=one_by_one(one), default=jax.vmap(one))
                 if part.rule.refresh is not None:
                     s = self._refreshed(index, packed, first, total, s, (*stacked[2:], vector, others), count)
-                return [(u[i], {name: x[i] for name, x in s.items()}) for i in range(len(gs))]
+                return [(u[i], {name: _settled(x[i], gs[i]) for name, x in s.items()}) for i in range(len(gs))]
 
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
@@ -133,6 +134,14 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_of(x: jax.Array, i: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
+
+
+def _settled(x: jax.Array, g: jax.Array) -> jax.Array:
+    """A slot that lies whole on every device, unless it lies as its matrix: else an Auto mesh would place it anew."""
+    mesh = jax.typeof(x).sharding.mesh
+    if x.shape == g.shape or AxisType.Auto not in mesh.axis_types:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*(None,) * x.ndim)))
 
 
 def _computed_like(slots: Mapping[str, jax.Array], p: jax.Array | None) -> jax.Array:

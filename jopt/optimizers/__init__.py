@@ -27,6 +27,7 @@ from jopt.optimizers.classic import (
     signum,
 )
 from jopt.optimizers.matrix import muon
+from jopt.optimizers.preconditioners import soap
 
 __all__ = [
     "adadelta",
@@ -48,4 +49,5 @@ __all__ = [
     "sgd",
     "sign_sgd",
     "signum",
+    "soap",
 ]
