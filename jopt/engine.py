@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jopt import dtypes, scalars
-from jopt.kernel import Kernels, make_slots, named, refusal
+from jopt.axes import View
+from jopt.kernel import Kernels, make_slots, named, refusal, view_of
 from jopt.paths import Flat, Layout, Leaf, TreeMismatchError, listing
 from jopt.paths import path as path_pattern
 from jopt.rule import LIVE, Group, Own, Part, Whole, extras_of, keywords
@@ -106,7 +107,7 @@ class Plan:
             if isinstance(part.of, Whole):
                 own = self._init_whole(part, {path: params[path] for path in paths}, mine, numbers, tree.only(paths))
             else:
-                own = _init_rule(part, {path: params[path] for path in paths}, mine, numbers)
+                own = _init_rule(part, {path: params[path] for path in paths}, mine, numbers, tree)
             if own.slots:
                 state.slots[part.name] = own.slots
             if own.scalars:
@@ -176,10 +177,18 @@ class Plan:
         return found
 
 
-def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any]) -> Own:
+def views(part: Part, tree: Tree) -> Mapping[str, View] | None:
+    """The declared axes of the leaves, for a rule that declares some."""
+    axes = dict(part.static).get(part.rule.axes) if part.rule.axes is not None else None
+    return None if axes is None else axes.views(tree.leaves, tree.layout)
+
+
+def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any], tree: Tree) -> Own:
     slots: dict[str, Flat] = {}
+    declared = views(part, tree)
     for path, p in params.items():
-        for name, x in make_slots(part, path, dtypes.compute(p), mine).items():
+        view = view_of(part, path, p, declared)
+        for name, x in make_slots(part, path, dtypes.compute(p), mine, view).items():
             slots.setdefault(name, {})[path] = x
     return Own(slots, {"key": random_key(numbers[f"{part.name}/key"])} if part.key is not None else {})
 

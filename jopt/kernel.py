@@ -14,11 +14,13 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jopt import dtypes
+from jopt.axes import MATRIX, View
 from jopt.control import run_some
 from jopt.paths import Leaf
 from jopt.rule import Part, keywords, required_keywords
 
 Names = tuple[tuple[int, str], ...]
+Views = tuple[tuple[int, View], ...]
 
 
 class Kernels:
@@ -29,7 +31,7 @@ class Kernels:
         self._built: dict[Any, Callable[..., Any]] = {}
         self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
 
-    def leaf(self, program: tuple[int, ...], packed: Names, entering: bool, mode: str, dtype: Any):
+    def leaf(self, program: tuple[int, ...], packed: Names, entering: bool, mode: str, dtype: Any, views: Views = ()):
         """``(g, slots, p, vector, others, salt) -> (value, slots)`` for one leaf.
 
         Args:
@@ -38,9 +40,11 @@ class Kernels:
             entering: whether g is still as the user gave it.
             mode: "compute", "update" or "apply"; see `Plan.run`.
             dtype: of an update that leaves.
+            views: for which parts the leaf is matrices, and how.
         """
-        asked = (program, packed, entering, mode, dtype)
+        asked = (program, packed, entering, mode, dtype, views)
         if asked not in self._built:
+            view_at = dict(views)
 
             def kernel(g, slots, p, vector, others, salt):
                 x = dtypes.enter(g) if entering else g
@@ -48,7 +52,8 @@ class Kernels:
                 new = {}
                 for index in program:
                     numbers = self._numbers(index, packed, vector, others, x, salt)
-                    x, new[index] = call_step(self._flat[index], x, slots.get(index, {}), wide, numbers)
+                    call = call_step if view_at.get(index, MATRIX) == MATRIX else _call_by_matrix(view_at[index])
+                    x, new[index] = call(self._flat[index], x, slots.get(index, {}), wide, numbers)
                 if mode == "compute":
                     return x, new
                 x = dtypes.leave(x, dtype)
@@ -57,29 +62,34 @@ class Kernels:
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
 
-    def matrices(self, index: int, packed: Names, first: int = 0, total: int = 0):
+    def matrices(self, index: int, packed: Names, views: tuple[View, ...], first: int = 0, total: int = 0):
         """``(gs, slots, ps, vector, others, salts, count) -> (values, slots)`` for a batch of equal matrices.
 
         Args:
             index: the part of the plan.
             packed: which number of which part each entry of the vector is.
+            views: how each leaf is matrices of one and the same shape.
             first: how many matrices of this part come before the batch.
             total: how many matrices this part has; both decide whose turn a refresh is.
         """
-        asked = (index, packed, first, total)
+        asked = (index, packed, views, first, total)
         if asked not in self._built:
             part = self._flat[index]
 
             def kernel(gs, slots, ps, vector, others, salts, count):
-                def one(g, s, p, salt):
-                    numbers = self._numbers(index, packed, vector, others, g, salt)
-                    return call_step(part, g, s, None if p is None else dtypes.compute(p), numbers)
+                def one(accelerator):
+                    def run(g, s, p, salt):
+                        numbers = self._numbers(index, packed, vector, others, g, salt)
+                        numbers |= {"accelerator": accelerator} if "accelerator" in part.rule.names else {}
+                        return call_step(part, g, s, None if p is None else dtypes.compute(p), numbers)
 
-                stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *zip(gs, slots, ps, salts, strict=True))
-                u, s = jax.lax.platform_dependent(*stacked, cpu=one_by_one(one), default=jax.vmap(one))
+                    return run
+
+                stacked = _stack(views, gs, slots, ps, salts)
+                u, s = jax.lax.platform_dependent(*stacked, cpu=one_by_one(one(False)), default=jax.vmap(one(True)))
                 if part.rule.refresh is not None:
                     s = self._refreshed(index, packed, first, total, s, (*stacked[2:], vector, others), count)
-                return [(u[i], {name: _settled(x[i], gs[i]) for name, x in s.items()}) for i in range(len(gs))]
+                return _unstack(views, u, s, [g.shape for g in gs])
 
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
@@ -116,15 +126,55 @@ class Kernels:
         static = dict(self._flat[index].static)
         return numbers | {name: static[name] for name in self._flat[index].rule.names & static.keys()}
 
-    def slot_shapes(self, part: Part, leaf: Leaf, hyper: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    def slot_shapes(
+        self, part: Part, leaf: Leaf, hyper: Mapping[str, Any], declared: Mapping[str, View] | None
+    ) -> dict[str, tuple[int, ...]]:
         """The shapes of the slots a rule keeps for a leaf."""
-        asked = (part.name, leaf.shape, leaf.dtype)
+        view = view_of(part, leaf.path, leaf, declared)
+        asked = (part.name, leaf.shape, leaf.dtype, view)
         if asked not in self._shapes:
             struct = jax.ShapeDtypeStruct(leaf.shape, dtypes.compute_dtype(leaf.dtype))
             numbers = {name: hyper[f"{part.name}/{name}"] for name, _ in part.hyper}
-            slots = jax.eval_shape(lambda p: make_slots(part, leaf.path, p, numbers), struct)
+            slots = jax.eval_shape(lambda p: make_slots(part, leaf.path, p, numbers, view), struct)
             self._shapes[asked] = {name: tuple(x.shape) for name, x in slots.items()}
         return self._shapes[asked]
+
+
+def _stack(views: tuple[View, ...], gs: Any, slots: Any, ps: Any, salts: Any) -> tuple[Any, Any, Any, Any]:
+    """Gradients, slots, parameters and salts of the matrices of several leaves, each as one array."""
+    split = []
+    for view, g, s, p, salt in zip(views, gs, slots, ps, salts, strict=True):
+        x = view.matrices(g)
+        # A stream of random numbers for each matrix; that of a leaf which is one is the leaf's own.
+        many = jnp.asarray(salt, jnp.uint32) + jnp.arange(len(x), dtype=jnp.uint32) * np.uint32(2654435769)
+        kept = {name: view.split(slot, g.shape) for name, slot in s.items()}
+        split.append((x, kept, None if p is None else view.matrices(p), many))
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *split)
+
+
+def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Array], shapes: Any) -> list[Any]:
+    """(update, slots) of each leaf from those of all matrices."""
+    found, start = [], 0
+    for view, shape in zip(views, shapes, strict=True):
+        stop = start + int(np.prod(view.batch(shape), dtype=np.int64))
+        mine = {name: _settled(view.join(x[start:stop], shape), shape) for name, x in slots.items()}
+        found.append((view.array(u[start:stop], shape), mine))
+        start = stop
+    return found
+
+
+def _call_by_matrix(view: View):
+    """`call_step` for an array that is matrices: on one at a time."""
+
+    def call(part, g, slots, p, numbers):
+        def one(g, s, p):
+            return call_step(part, g, s, p, numbers)
+
+        kept = {name: view.split(slot, g.shape) for name, slot in slots.items()}
+        u, new = jax.vmap(one)(view.matrices(g), kept, None if p is None else view.matrices(p))
+        return view.array(u, g.shape), {name: view.join(slot, g.shape) for name, slot in new.items()}
+
+    return call
 
 
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,10 +186,10 @@ def _one_of(x: jax.Array, i: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
 
 
-def _settled(x: jax.Array, g: jax.Array) -> jax.Array:
-    """A slot that lies whole on every device, unless it lies as its matrix: else an Auto mesh would place it anew."""
+def _settled(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A slot that lies whole on every device, unless it lies as its leaf: else an Auto mesh would place it anew."""
     mesh = jax.typeof(x).sharding.mesh
-    if x.shape == g.shape or AxisType.Auto not in mesh.axis_types:
+    if x.shape == shape or AxisType.Auto not in mesh.axis_types:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*(None,) * x.ndim)))
 
@@ -154,21 +204,45 @@ def _at(vector: jax.Array, i: int) -> jax.Array:
     return jax.lax.squeeze(jax.lax.slice(vector, (i,), (i + 1,)), (0,))  # indexing by `[]` traces ten times as long
 
 
-def make_slots(part: Part, path: str, p: Any, numbers: Mapping[str, Any]) -> dict[str, jax.Array]:
+def view_of(part: Part, path: str, p: Any, declared: Mapping[str, View] | None) -> View | None:
+    """How a leaf is matrices, for a rule that reads some.
+
+    Args:
+        part: a rule.
+        path: of the leaf.
+        p: has its shape and dtype.
+        declared: the views of the leaves with declared axes; None is those of two axes.
+
+    Raises:
+        TypeError: the leaf is no matrix.
+    """
+    if part.rule.reads != "matrix" and part.rule.axes is None:
+        return None
+    view = declared.get(path) if declared is not None else MATRIX if len(p.shape) == 2 else None
+    if view is None:
+        more = " or say which axes are rows and columns: axes=[(where, rows, columns)]" if part.rule.axes else ""
+        advice = "route other shapes elsewhere: partition([(ndim(2), ...), ...])"
+        raise refusal(part, path, p, "a matrix", advice + more)
+    return view
+
+
+def make_slots(part: Part, path: str, p: Any, numbers: Mapping[str, Any], view: View | None) -> dict[str, jax.Array]:
     """What a rule keeps for one parameter.
 
     Raises:
-        TypeError: the rule does not understand complex arrays, or a matrix rule got no matrix.
+        TypeError: the rule does not understand complex arrays.
     """
     rule = part.rule
     if jnp.iscomplexobj(p) and rule.complex is None:
         raise refusal(part, path, p, "a real array", "keep real and imaginary parts as two parameters")
-    if rule.reads == "matrix" and p.ndim != 2:
-        raise refusal(part, path, p, "a matrix", "route other shapes elsewhere: partition([(ndim(2), ...), ...])")
     if rule.slots is None:
         return {}
-    p = dtypes.to_pair(p) if rule.complex == "pair" else p
-    slots = rule.slots(p, **named(rule.slots, dict(part.static) | dict(numbers), part))
+    known = named(rule.slots, dict(part.static) | dict(numbers), part)
+    if view is None or view == MATRIX:
+        slots = rule.slots(dtypes.to_pair(p) if rule.complex == "pair" else p, **known)
+    else:
+        slots = jax.vmap(lambda q: rule.slots(q, **known))(view.matrices(p))
+        slots = {name: view.join(x, p.shape) for name, x in slots.items()}
     if not isinstance(slots, dict):
         raise TypeError(
             f"{part.name}: its slots returned {type(slots).__name__}, a dict of named arrays was expected. "

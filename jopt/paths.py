@@ -57,13 +57,19 @@ class Layout:
         return jax.tree.unflatten(self.treedef, [flat.get(path) for path in self.paths])
 
 
-def flatten(tree: Any) -> tuple[Flat, Layout]:
+def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[Flat, Layout]:
     """Flatten a tree once into ``{path: leaf}``; None counts as a leaf and is kept.
+
+    Args:
+        tree: any pytree.
+        is_leaf: says of a node that it is a leaf; None goes down to arrays.
 
     Raises:
         TreeMismatchError: two leaves have one path.
     """
-    entries, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+    entries, treedef = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda x: x is None or (is_leaf is not None and is_leaf(x))
+    )
     flat: Flat = {}
     origin = {}
     for keys, leaf in entries:
@@ -213,6 +219,9 @@ class _Both(Where):
     def __call__(self, leaf: Leaf) -> bool:
         return self.left(leaf) and self.right(leaf)
 
+    def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
+        return self.left.choose(leaves, layout) & self.right.choose(leaves, layout)
+
     def __repr__(self) -> str:
         return f"({self.left!r} & {self.right!r})"
 
@@ -225,6 +234,9 @@ class _Either(Where):
     def __call__(self, leaf: Leaf) -> bool:
         return self.left(leaf) or self.right(leaf)
 
+    def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
+        return self.left.choose(leaves, layout) | self.right.choose(leaves, layout)
+
     def __repr__(self) -> str:
         return f"({self.left!r} | {self.right!r})"
 
@@ -235,6 +247,9 @@ class _Not(Where):
 
     def __call__(self, leaf: Leaf) -> bool:
         return not self.inner(leaf)
+
+    def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
+        return {name for name, leaf in leaves.items() if leaf is not None} - self.inner.choose(leaves, layout)
 
     def __repr__(self) -> str:
         return f"~{self.inner!r}"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jopt.paths import MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
-ENGINE_KEYWORDS = frozenset({"t", "count", "key", "layout", "inner", "extra", "measures", "norms"})
+ENGINE_KEYWORDS = frozenset({"t", "count", "key", "layout", "inner", "extra", "measures", "norms", "accelerator"})
 READS = ("element", "array", "matrix", "tree")
 
 
@@ -36,6 +36,14 @@ class Rule:
             eigenbasis). It runs after `step`: for all matrices in the first update, then for each
             once in `every` updates, in turn, so that no update has to do it for all.
         every: the name of the static value that says in how many updates each is refreshed once.
+        axes: the name of the static value that says which axes of an array are rows and columns (see
+            `jopt.axes.matrix_axes`), of a rule that reads an array or a matrix. It then sees one
+            matrix at a time; slots of the matrix's shape are kept in the parameter's.
+        transposes: whether a matrix rule commutes with transposition, so that (m, n) and (n, m) may
+            run in one batch; its slots are as the matrix, or the same for both.
+
+    A matrix rule may name `accelerator` (give it the default False): whether this is the program for
+    an accelerator, where low precision is fast, and not for a CPU.
     """
 
     name: str
@@ -46,8 +54,17 @@ class Rule:
     complex: str | None = None
     refresh: Callable[..., dict[str, Any]] | None = None
     every: str | None = None
+    axes: str | None = None
+    transposes: bool = False
 
     def __post_init__(self):
+        if (self.axes is not None and self.reads not in ("array", "matrix")) or (
+            self.transposes and self.reads != "matrix"
+        ):
+            raise ValueError(
+                f"Rule({self.name!r}): axes={self.axes!r} and transposes={self.transposes} were given with "
+                f"reads={self.reads!r}; axes go with an array or a matrix, transposes with a matrix. Leave them out."
+            )
         if (self.refresh is None) != (self.every is None) or (self.refresh is not None and self.reads != "matrix"):
             raise ValueError(
                 f"Rule({self.name!r}): refresh={self.refresh!r} and every={self.every!r} were given with "
@@ -237,6 +254,8 @@ def make_part(
     used = frozenset().union(*(keywords(f) for f in of.functions))
     if isinstance(of, Rule) and of.every is not None:
         used |= {of.every}
+    if isinstance(of, Rule) and of.axes is not None:
+        used |= {of.axes}
     if (key is not None) != ("key" in used):
         raise TypeError(
             f"{of.name}: key={key!r} was given, and its functions {'name' if 'key' in used else 'do not name'} a "

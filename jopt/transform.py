@@ -119,6 +119,8 @@ def rule(
     complex: str | None = None,
     refresh: Callable[..., dict[str, Any]] | None = None,
     every: str | None = None,
+    axes: str | None = None,
+    transposes: bool = False,
     key: Any = None,
 ) -> Transform:
     """Lift an update for one array to a transform over trees.
@@ -137,12 +139,13 @@ def rule(
         reads: "element", "array", "matrix" or "tree"; see `jopt.Rule`.
         complex: "pair", "native" or None; see `jopt.Rule`.
         refresh, every: dear work that is not done in each update; see `jopt.Rule`.
+        axes, transposes: what a matrix rule may take for a matrix, and which run together; see `jopt.Rule`.
         key: seed or key of a random rule (one whose step names ``key``).
 
     Raises:
         TypeError, ValueError: a number that is no scalar or outside its domain, an unused name.
     """
-    of = Rule(name, step, slots, shared, reads, complex, refresh, every)
+    of = Rule(name, step, slots, shared, reads, complex, refresh, every, axes, transposes)
     return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, key=_seed(name, key)),))
 
 

@@ -6,6 +6,7 @@ leaf. What needs more (a norm of the whole tree, a batch of matrices, a part wri
 flushes the leaves it reads: one inner call per leaf runs its whole pending program.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt import scalars
-from jopt.engine import Plan, Tree, scalar
-from jopt.kernel import named, split_numbers
-from jopt.linalg import Gradients
+from jopt.axes import View
+from jopt.engine import Plan, Tree, scalar, views
+from jopt.kernel import named, split_numbers, view_of
+from jopt.linalg import Gradients, is_sharded
 from jopt.paths import Flat, TreeMismatchError
 from jopt.rule import LIVE, Own, Part, Rule, Whole
 from jopt.state import State, StateMismatchError
@@ -103,13 +105,14 @@ class _Update:
         }
         self.numbers_of: dict[int, dict[str, Any]] = {}
         self.packed: dict[tuple[int, ...], Any] = {}
+        self.views: dict[int, dict[str, View]] = {}  # how leaves are matrices, by part
         self.norms: dict[Any, jax.Array] = {}
         self.measures: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
         claims = self.plan.claims(self.tree)
-        for part, paths in zip(self.plan.flat, claims, strict=True):
-            self._check_slots(part, paths)
+        for index, (part, paths) in enumerate(zip(self.plan.flat, claims, strict=True)):
+            self._check_slots(index, part, paths)
         last = len(self.plan.flat) - 1
         for index, (part, paths) in enumerate(zip(self.plan.flat, claims, strict=True)):
             if isinstance(part.of, Whole):
@@ -153,12 +156,18 @@ class _Update:
                 hyper[name] = scalar(value(state.count), name)
         return hyper, base
 
-    def _check_slots(self, part: Part, paths: tuple[str, ...]) -> None:
-        if not isinstance(part.of, Rule) or part.of.slots is None:
+    def _check_slots(self, index: int, part: Part, paths: tuple[str, ...]) -> None:
+        if not isinstance(part.of, Rule):
+            return
+        declared = views(part, self.tree)
+        if part.of.axes is not None or part.of.reads == "matrix":
+            leaves = ((path, self.tree.leaves[path]) for path in paths)
+            self.views[index] = {path: view_of(part, path, leaf, declared) for path, leaf in leaves}
+        if part.of.slots is None:
             return
         held = self.slots.get(part.name, {})
         for path in paths:
-            expected = self.plan.kernels.slot_shapes(part, self.tree.leaves[path], self.hyper)
+            expected = self.plan.kernels.slot_shapes(part, self.tree.leaves[path], self.hyper, declared)
             got = {slot: tuple(flat[path].shape) for slot, flat in held.items() if path in flat}
             if got != expected:
                 raise StateMismatchError(
@@ -216,7 +225,8 @@ class _Update:
                 continue
             names, vector, others = self._packed(program)
             dtype = self.tree.leaves[path].dtype
-            kernel = self.plan.kernels.leaf(program, names, entering, mode or "compute", dtype)
+            viewed = tuple((index, self.views[index][path]) for index in program if index in self.views)
+            kernel = self.plan.kernels.leaf(program, names, entering, mode or "compute", dtype, viewed)
             p = None if self.params is None else self.params[path]
             self.values[path], new = kernel(
                 self.values[path], self._slots_at(program, path), p, vector, others, _salt(path) if others else None
@@ -229,14 +239,17 @@ class _Update:
         self._flush(paths, "compute")
         self.numbers_of[index] = self._numbers_for(part, paths)
         names, vector, others = self._packed((index,))
-        batches: dict[Any, list[str]] = {}
+        batches: dict[Any, list[tuple[str, View]]] = {}
         for path in paths:
-            batches.setdefault(jax.typeof(self.values[path]), []).append(path)  # shape, dtype and sharding
-        first = 0
-        for batch in batches.values():
-            turns = (first, len(paths)) if part.rule.refresh is not None else ()
-            first += len(batch)
-            run = self.plan.kernels.matrices(index, names, *turns)
+            kind, view = self._batch_of(part, path, self.views[index][path])
+            batches.setdefault(kind, []).append((path, view))
+        number = {path: math.prod(view.batch(self.values[path].shape)) for path, view in self.views[index].items()}
+        first, total = 0, sum(number.values())
+        for members in batches.values():
+            batch, viewed = zip(*members, strict=True)
+            turns = (first, total) if part.rule.refresh is not None else ()
+            first += sum(number[path] for path in batch)
+            run = self.plan.kernels.matrices(index, names, viewed, *turns)
             grads = [self.values[path] for path in batch]
             slots = [self._slots_at((index,), path).get(index, {}) for path in batch]
             params = [None if self.params is None else self.params[path] for path in batch]
@@ -244,6 +257,15 @@ class _Update:
             for path, (value, new) in zip(batch, results, strict=True):
                 self.values[path] = value
                 self._store({index: new}, path)
+
+    def _batch_of(self, part: Part, path: str, view: View) -> tuple[Any, View]:
+        """What matrices that run together have in common, and how this leaf is seen in its batch."""
+        x = self.values[path]
+        rows, columns = view.sides(x.shape)
+        if part.rule.transposes and rows > columns and not is_sharded(x):
+            view, rows, columns = view.transposed, columns, rows
+        layout = (view, jax.typeof(x)) if is_sharded(x) else None
+        return (rows, columns, x.dtype, self.tree.leaves[path].dtype, layout), view
 
     def _run_whole(self, part: Part, paths: tuple[str, ...], function: Any) -> None:
         self._flush(paths, "compute" if part.whole.enters else None)

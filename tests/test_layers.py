@@ -11,7 +11,7 @@ import jopt
 ROOT = Path(jopt.__file__).parent
 
 LAYERS = (
-    ("scalars", "paths", "dtypes", "linalg", "control"),
+    ("scalars", "paths", "dtypes", "linalg", "polar", "axes", "control"),
     ("rule", "state", "kernel", "engine", "update", "transform"),
     ("schedules", "clip", "regularize", "plateau", "rules"),
     ("partition", "wrap"),

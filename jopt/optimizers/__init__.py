@@ -27,7 +27,7 @@ from jopt.optimizers.classic import (
     signum,
 )
 from jopt.optimizers.matrix import muon
-from jopt.optimizers.preconditioners import soap
+from jopt.optimizers.preconditioners import shampoo, soap
 
 __all__ = [
     "adadelta",
@@ -47,6 +47,7 @@ __all__ = [
     "nesterov",
     "rmsprop",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "soap",

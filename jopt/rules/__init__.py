@@ -18,6 +18,7 @@ from jopt.rules.scale import (
     set_to_zero,
 )
 from jopt.rules.sign import scale_by_lion, scale_by_sign
+from jopt.rules.shampoo import scale_by_shampoo
 from jopt.rules.soap import scale_by_soap
 from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 
@@ -39,6 +40,7 @@ __all__ = [
     "scale_by_root_sum",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_sign",
     "scale_by_soap",

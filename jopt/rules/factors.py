@@ -85,6 +85,25 @@ def rayleigh(a: jax.Array, basis: jax.Array) -> jax.Array:
     return jnp.sum(basis * dot(a, basis), axis=0)
 
 
+def inverse_root(a: jax.Array, exponent: Any, eps: Any) -> jax.Array:
+    """a to the power −exponent, of symmetric matrices (..., n, n): zero for a zero matrix.
+
+    Args:
+        exponent: 1/4 for each of two sides, 1/2 for one.
+        eps: eigenvalues count as at least this share of the largest.
+    """
+    if a.size == 0:
+        return a
+    top = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
+    values, vectors = jnp.linalg.eigh(a / jnp.where(top > _TINY, top, 1.0))
+    largest = values[..., -1:]
+    # (λ / λmax) ^ −e, then λmax ^ −e, both within the range of float32.
+    shares = jnp.maximum(values / jnp.where(largest > 0, largest, 1.0), eps)
+    scale = jnp.where(top > _TINY, top * largest[..., None], 1.0) ** -exponent
+    root = dot(vectors * (shares**-exponent)[..., None, :], jnp.swapaxes(vectors, -1, -2)) * scale
+    return jnp.where(top > _TINY, root, 0.0)
+
+
 def moment(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
     """The decaying mean of an array."""
     return decay * old + (1 - decay) * new

@@ -1,8 +1,11 @@
 """SOAP: Adam in the eigenbasis of Shampoo's second moments."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from jopt.axes import matrix_axes
 from jopt.rules import factors
 from jopt.scalars import DECAY, NONNEGATIVE, ScalarOrSchedule
 from jopt.transform import Transform, rule
@@ -83,6 +86,8 @@ def scale_by_soap(
     eps: ScalarOrSchedule = 1e-8,
     precondition_frequency: int = 10,
     max_precond_dim: int = 10000,
+    *,
+    axes: Any = None,
 ) -> Transform:
     """Scale each matrix by Adam in the eigenbasis of its two second moments.
 
@@ -98,10 +103,12 @@ def scale_by_soap(
         eps: ε ≥ 0; 0 divides 0 by 0 where a gradient was never seen.
         precondition_frequency: in how many updates each matrix gets a new basis, one matrix after another.
         max_precond_dim: a longer side is left as it is; both longer give Adam.
+        axes: which axes of an array are rows and columns, as for `scale_by_muon`; "any" takes every
+            parameter, a vector as a column.
 
     The first update is zero: its gradient builds the bases, by eigenvectors. Before each power step
     the columns of a basis are sorted by falling eigenvalue, and v with them.
-    Only 2-D parameters are accepted: `soap` routes the rest to AdamW.
+    Others than matrices are refused: `soap` routes them to AdamW.
 
     Differs: the original refreshes all matrices in the same step; here they take turns.
     Reference: [vyas2024soap], Algorithm 3.
@@ -114,7 +121,8 @@ def scale_by_soap(
         refresh=soap_refresh,
         every="precondition_frequency",
         hyper={"b1": b1, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta, "eps": eps},
-        static={"precondition_frequency": int(precondition_frequency), "max_precond_dim": int(max_precond_dim)},
+        static={"precondition_frequency": int(precondition_frequency), "max_precond_dim": int(max_precond_dim), "axes": matrix_axes("scale_by_soap", axes)},
         domain={"b1": DECAY, "b2": DECAY, "shampoo_beta": DECAY, "eps": NONNEGATIVE},
         reads="matrix",
+        axes="axes",
     )
