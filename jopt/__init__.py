@@ -58,12 +58,14 @@ from jopt.optimizers import (
     rmsprop,
     rprop,
     sgd,
+    shampoo,
     sign_sgd,
     signum,
     simplified_ademamix,
     sm3,
     stable_adamw,
     yogi,
+    soap,
 )
 from jopt.partition import chain, freeze, partition
 from jopt.paths import Leaf, TreeMismatchError, everything_else, ndim, path
@@ -124,6 +126,7 @@ from jopt.rules import (
     scale_by_rprop,
     scale_by_rss,
     scale_by_schedule,
+    scale_by_shampoo,
     scale_by_shape,
     scale_by_shrinking_rate,
     scale_by_sign,
@@ -131,6 +134,7 @@ from jopt.rules import (
     scale_by_sm3,
     scale_by_smooth_lion,
     scale_by_stable_adam,
+    scale_by_soap,
     scale_by_stddev,
     scale_by_trust_ratio,
     scale_by_uncorrected_adam,

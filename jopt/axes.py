@@ -164,10 +164,24 @@ class AxesFunction:
         return repr(self.function)
 
 
-AnyAxes = Axes | AxesTree | AxesFunction
+@dataclasses.dataclass(frozen=True, repr=False)
+class EveryLeaf:
+    """Every leaf: a vector is one column, and an array of more axes has its last one as columns."""
 
-_KINDS = {
+    def views(self, leaves: Leaves, layout: Layout) -> dict[str, View]:
+        """The views of all leaves."""
+        ranks = {name: leaf.ndim for name, leaf in leaves.items() if leaf is not None}
+        return {n: View(tuple(range(max(k - 1, min(k, 1)))), (k - 1,) if k > 1 else ()) for n, k in ranks.items()}
+
+    def __repr__(self) -> str:
+        return "'any'"
+
+
+AnyAxes = Axes | AxesTree | AxesFunction | EveryLeaf
+
+_KINDS: dict[str, AnyAxes] = {
     # Flax: (height, width, inputs, outputs), with fewer or more axes of space; 3 axes may as well be heads.
+    "any": EveryLeaf(),
     "conv": Axes(((ndim(4, 5), ..., -1),)),
     # Flax attention: query, key and value (inputs, heads, size), out (heads, size, outputs); a matrix for each head.
     "heads": Axes(
@@ -184,7 +198,7 @@ def matrix_axes(call: str, axes: Any, numbers: Any = None) -> AnyAxes | None:
 
     Args:
         call: the function the user called, for the message.
-        axes: None (2-D arrays), "conv", "heads", cases ``[(where, rows, columns), ...]``, or any of
+        axes: None (2-D arrays), "any", "conv", "heads", cases ``[(where, rows, columns), ...]``, or any of
             optax's forms.
         numbers: optax's form: an object with `reduction_axis` and `output_axis`, a tree of them, or
             a function that makes one.

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jopt import dtypes
 from jopt.axes import MATRIX, View
@@ -156,7 +157,7 @@ def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Arra
     found, start = [], 0
     for view, shape in zip(views, shapes, strict=True):
         stop = start + int(np.prod(view.batch(shape), dtype=np.int64))
-        mine = {name: view.join(x[start:stop], shape) for name, x in slots.items()}
+        mine = {name: _settled(view.join(x[start:stop], shape), shape) for name, x in slots.items()}
         found.append((view.array(u[start:stop], shape), mine))
         start = stop
     return found
@@ -183,6 +184,14 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_of(x: jax.Array, i: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
+
+
+def _settled(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A slot that lies whole on every device, unless it lies as its leaf: else an Auto mesh would place it anew."""
+    mesh = jax.typeof(x).sharding.mesh
+    if x.shape == shape or AxisType.Auto not in mesh.axis_types:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*(None,) * x.ndim)))
 
 
 def _computed_like(slots: Mapping[str, jax.Array], p: jax.Array | None) -> jax.Array:

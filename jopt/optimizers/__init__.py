@@ -57,6 +57,7 @@ from jopt.optimizers.moments import (
     stable_adamw,
     yogi,
 )
+from jopt.optimizers.preconditioners import shampoo, soap
 
 __all__ = [
     "acprop",
@@ -98,10 +99,12 @@ __all__ = [
     "rmsprop",
     "rprop",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "simplified_ademamix",
     "sm3",
     "stable_adamw",
     "yogi",
+    "soap",
 ]

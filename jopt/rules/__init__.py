@@ -56,6 +56,9 @@ from jopt.rules.sign import (
 )
 from jopt.rules.sm3 import scale_by_sm3
 from jopt.rules.stable import scale_by_stable_adam
+from jopt.rules.sign import scale_by_lion, scale_by_sign
+from jopt.rules.shampoo import scale_by_shampoo
+from jopt.rules.soap import scale_by_soap
 from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 
 __all__ = [
@@ -98,6 +101,7 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_shrinking_rate",
     "scale_by_sign",
@@ -105,6 +109,7 @@ __all__ = [
     "scale_by_sm3",
     "scale_by_smooth_lion",
     "scale_by_stable_adam",
+    "scale_by_soap",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",
