@@ -19,6 +19,7 @@ from jopt.optimizers import (
     amsgrad,
     lamb,
     lars,
+    lbfgs,
     lion,
     momentum,
     muon,
@@ -52,7 +53,9 @@ from jopt.rules import (
     scale_by_adam,
     scale_by_adamax,
     scale_by_amsgrad,
+    scale_by_backtracking_linesearch,
     scale_by_ema,
+    scale_by_lbfgs,
     scale_by_learning_rate,
     scale_by_lion,
     scale_by_muon,
@@ -66,9 +69,12 @@ from jopt.rules import (
     scale_by_stddev,
     scale_by_trust_ratio,
     scale_by_uncorrected_adam,
+    scale_by_zoom_linesearch,
     set_to_zero,
     trace,
 )
+from jopt.rules.linesearch import value_and_grad_from_state
+from jopt.solvers import Minimum, minimize
 from jopt.state import State, StateMismatchError, eval_params, hyperparams, set_hyperparams, sweep_axes
 from jopt.train import loggers, stopping
 from jopt.train.checkpoint import Checkpointer, CheckpointError, load, read_meta, save

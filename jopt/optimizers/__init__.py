@@ -27,6 +27,7 @@ from jopt.optimizers.classic import (
     signum,
 )
 from jopt.optimizers.matrix import muon
+from jopt.optimizers.search import lbfgs
 
 __all__ = [
     "adadelta",
@@ -38,6 +39,7 @@ __all__ = [
     "amsgrad",
     "lamb",
     "lars",
+    "lbfgs",
     "lion",
     "momentum",
     "muon",

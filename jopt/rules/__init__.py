@@ -8,6 +8,11 @@ from jopt.rules.adam import (
     scale_by_nadam,
     scale_by_uncorrected_adam,
 )
+from jopt.rules.lbfgs import scale_by_lbfgs
+from jopt.rules.linesearch import (
+    scale_by_backtracking_linesearch,
+    scale_by_zoom_linesearch,
+)
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
 from jopt.rules.scale import (
@@ -29,7 +34,9 @@ __all__ = [
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch",
     "scale_by_ema",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_muon",
@@ -43,6 +50,7 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",
+    "scale_by_zoom_linesearch",
     "set_to_zero",
     "trace",
 ]

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
+from jopt.solvers.curvature import product
 from jopt.solvers.result import BAD_START, CONVERGED, MAX_STEPS, RUNNING, STALLED
 
 FIRST_DAMPING = 1e-3
@@ -64,11 +64,11 @@ def turn(residuals: Callable[..., Any], run: Fit, tol: Any, max_steps: Any) -> F
     stacked = jnp.concatenate([run.factor, jnp.diag(damped)])
     q, r = jnp.linalg.qr(stacked)
     n = run.x.shape[0]
-    delta = -solve_triangular(r, jnp.matmul(run.target, q[:n], precision=jax.lax.Precision.HIGHEST))
+    delta = -_solve_triangle(r, product(run.target, q[:n]))
     tried = run.x + delta
     r_tried = residuals(tried)
     value = 0.5 * jnp.sum(r_tried * r_tried)
-    linear = jnp.matmul(run.factor, delta, precision=jax.lax.Precision.HIGHEST)
+    linear = product(run.factor, delta)
     predicted = 0.5 * jnp.sum(linear * linear) + jnp.sum((damped * delta) ** 2)
     ratio = (run.value - value) / predicted
     accepted = running & (ratio > 0) & jnp.isfinite(value)
@@ -117,8 +117,12 @@ def _linearize(residuals: Callable[..., Any], x: Any) -> Any:
     both = jnp.concatenate([jacobian, r[:, None]], axis=1)
     padding = jnp.zeros((max(0, n - r.shape[0]), n + 1), x.dtype)
     top = jnp.linalg.qr(jnp.concatenate([both, padding]), mode="r")
-    g = jnp.matmul(r, jacobian, precision=jax.lax.Precision.HIGHEST)
+    g = product(r, jacobian)
     return 0.5 * jnp.sum(r * r), g, top[:n, :n], top[:n, n]
+
+
+def _solve_triangle(r: Any, b: Any) -> Any:
+    return jax.lax.linalg.triangular_solve(r, b[:, None], left_side=True, lower=False)[:, 0]
 
 
 def _columns(factor: Any, before: Any) -> Any:
