@@ -42,6 +42,7 @@ from jopt.optimizers import (
     lamb,
     laprop,
     lars,
+    lbfgs,
     lion,
     madgrad,
     mars,
@@ -109,6 +110,9 @@ from jopt.rules import (
     scale_by_factored_rms,
     scale_by_hyperball_rate,
     scale_by_laprop,
+    scale_by_backtracking_linesearch,
+    scale_by_ema,
+    scale_by_lbfgs,
     scale_by_learning_rate,
     scale_by_lion,
     scale_by_madgrad,
@@ -140,9 +144,12 @@ from jopt.rules import (
     scale_by_uncorrected_adam,
     scale_by_yogi,
     scale_with_corrected_decay,
+    scale_by_zoom_linesearch,
     set_to_zero,
     trace,
 )
+from jopt.rules.linesearch import value_and_grad_from_state
+from jopt.solvers import Minimum, minimize
 from jopt.state import State, StateMismatchError, eval_params, hyperparams, set_hyperparams, sweep_axes
 from jopt.train import loggers, stopping
 from jopt.train.checkpoint import Checkpointer, CheckpointError, load, read_meta, save

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 from jopt.paths import MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
-ENGINE_KEYWORDS = frozenset({"t", "count", "key", "layout", "inner", "extra", "measures", "norms", "accelerator"})
+ENGINE_KEYWORDS = frozenset(
+    {"t", "count", "key", "layout", "inner", "extra", "measures", "norms", "accelerator", "all_params"}
+)
 READS = ("element", "array", "matrix", "tree")
 
 

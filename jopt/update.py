@@ -275,7 +275,7 @@ class _Update:
             inner = Inner(inner, tree, self.numbers[f"{part.name}/"], self.extra)
         available = self.available | dict(part.static) | self._hyper_of(part)
         available |= {"layout": tree.layout, "inner": inner, "extra": self.extra}
-        available |= {"measures": self.measures, "norms": self.norms}
+        available |= {"measures": self.measures, "norms": self.norms, "all_params": self.params}
         if part.key is not None:
             available["key"] = jax.random.fold_in(own.scalars["key"], self.state.count)
         grads = {path: self.values[path] for path in paths}

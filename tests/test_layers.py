@@ -17,7 +17,7 @@ LAYERS = (
     ("partition", "wrap"),
     ("optimizers", "apply", "explain"),
     ("data",),
-    ("train", "models", "testing"),
+    ("train", "models", "testing", "solvers"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -36,6 +36,7 @@ scale_by_ademamix scale_by_adopt scale_by_belief scale_by_laprop scale_by_madgra
 scale_by_optimistic_gradient scale_by_radam scale_by_refined_lion scale_by_rprop scale_by_simplified_ademamix
 scale_by_smooth_lion scale_by_stable_adam scale_by_yogi scale_with_corrected_decay simplified_ademamix stable_adamw
 yogi
+Minimum lbfgs minimize scale_by_backtracking_linesearch scale_by_lbfgs scale_by_zoom_linesearch value_and_grad_from_state
 """
 
 NAMES = sorted(

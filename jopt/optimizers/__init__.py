@@ -58,6 +58,7 @@ from jopt.optimizers.moments import (
     yogi,
 )
 from jopt.optimizers.preconditioners import shampoo, soap
+from jopt.optimizers.search import lbfgs
 
 __all__ = [
     "acprop",
@@ -83,6 +84,7 @@ __all__ = [
     "lamb",
     "laprop",
     "lars",
+    "lbfgs",
     "lion",
     "madgrad",
     "mars",

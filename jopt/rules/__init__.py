@@ -24,6 +24,11 @@ from jopt.rules.every import apply_every
 from jopt.rules.factored import scale_by_came, scale_by_factored_rms
 from jopt.rules.layerwise import layerwise_decay
 from jopt.rules.madgrad import scale_by_madgrad
+from jopt.rules.lbfgs import scale_by_lbfgs
+from jopt.rules.linesearch import (
+    scale_by_backtracking_linesearch,
+    scale_by_zoom_linesearch,
+)
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
 from jopt.rules.normalized import (
@@ -84,6 +89,9 @@ __all__ = [
     "scale_by_factored_rms",
     "scale_by_hyperball_rate",
     "scale_by_laprop",
+    "scale_by_backtracking_linesearch",
+    "scale_by_ema",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
@@ -115,6 +123,7 @@ __all__ = [
     "scale_by_uncorrected_adam",
     "scale_by_yogi",
     "scale_with_corrected_decay",
+    "scale_by_zoom_linesearch",
     "set_to_zero",
     "trace",
 ]
