@@ -17,6 +17,7 @@ from jopt.optimizers import (
     adamaxw,
     adamw,
     amsgrad,
+    gpa_adamw,
     lamb,
     lars,
     lion,
@@ -26,6 +27,8 @@ from jopt.optimizers import (
     nadamw,
     nesterov,
     rmsprop,
+    schedule_free_adamw,
+    schedule_free_sgd,
     sgd,
     sign_sgd,
     signum,
@@ -82,10 +85,16 @@ from jopt.wrap import (
     accumulate,
     average_params,
     ema,
+    gpa,
+    lawa,
+    lookahead,
     monitor,
     monitored,
     nonfinite_report,
+    schedule_free,
+    schedule_free_eval_params,
     skip_nonfinite,
+    swa,
 )
 
 __version__ = "0.1.0"

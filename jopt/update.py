@@ -71,6 +71,10 @@ class Inner:
         numbers, arrays = operands
         return Inner(self._plan, self._tree, numbers, self._callables | arrays)
 
+    def init(self, params: Flat) -> State:
+        """A fresh state."""
+        return self._plan.init(self.operands[0], params, self._tree)
+
     def update(self, grads: Flat, state: State, params: Flat | None) -> tuple[Flat, State]:
         """Updates in the compute dtype, and the new state; the gradients may be as the user gave them."""
         return self._run(grads, state, params, "compute")

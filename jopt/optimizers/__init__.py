@@ -6,6 +6,7 @@ which parameters decay, `mask=` the same in optax's form; `mu_dtype` and `accumu
 momentum in another dtype. A module is a family.
 """
 
+from jopt.optimizers.averages import gpa_adamw, schedule_free_adamw, schedule_free_sgd
 from jopt.optimizers.classic import (
     adadelta,
     adagrad,
@@ -36,6 +37,7 @@ __all__ = [
     "adamaxw",
     "adamw",
     "amsgrad",
+    "gpa_adamw",
     "lamb",
     "lars",
     "lion",
@@ -45,6 +47,8 @@ __all__ = [
     "nadamw",
     "nesterov",
     "rmsprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
     "sign_sgd",
     "signum",

@@ -1,16 +1,24 @@
 """Wrappers: functions from transform to transform."""
 
 from jopt.wrap.accumulate import accumulate
-from jopt.wrap.averages import average_params, ema
+from jopt.wrap.averages import average_params, ema, lawa, swa
 from jopt.wrap.guards import nonfinite_report, skip_nonfinite
+from jopt.wrap.interpolate import gpa, schedule_free, schedule_free_eval_params
+from jopt.wrap.lookahead import lookahead
 from jopt.wrap.monitor import monitor, monitored
 
 __all__ = [
     "accumulate",
     "average_params",
     "ema",
+    "gpa",
+    "lawa",
+    "lookahead",
     "monitor",
     "monitored",
     "nonfinite_report",
+    "schedule_free",
+    "schedule_free_eval_params",
     "skip_nonfinite",
+    "swa",
 ]
