@@ -49,6 +49,7 @@ from jopt.rule import Own, Rule, Whole
 from jopt.rules import (
     identity,
     nesterov_trace,
+    normalize,
     normalize_by_update_norm,
     scale,
     scale_by_adadelta,
@@ -83,6 +84,7 @@ from jopt.train.lr_sweep import LRSweep, lr_sweep
 from jopt.transform import Transform, masked, rule, whole
 from jopt.wrap import (
     accumulate,
+    asam,
     average_params,
     ema,
     gpa,
@@ -91,6 +93,8 @@ from jopt.wrap import (
     monitor,
     monitored,
     nonfinite_report,
+    sam,
+    scale_by_adaptive_sharpness,
     schedule_free,
     schedule_free_eval_params,
     skip_nonfinite,

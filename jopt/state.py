@@ -47,18 +47,17 @@ def states(state: Any, scope: str = "") -> Iterator[tuple[str, State]]:
 def _held(state: Any, scope: str) -> list[tuple[Any, str, Any]]:
     """Key, scope and value of all that may hold a `State` in turn.
 
-    The members of a foreign chain's tuple have no names: they go by their place, but only where
-    several of them hold states, so that their names cannot clash.
+    The members of a tuple go by their fields' names, or by their place if they have none (a foreign
+    chain's), but only where several of them hold states, so that their names cannot clash.
     """
     if isinstance(state, State):
         state = state.inner
     if isinstance(state, dict):
         return [(name, f"{scope}{name}/", value) for name, value in state.items()]
-    if isinstance(state, tuple) and hasattr(state, "_fields"):
-        return [(name, scope, value) for name, value in zip(state._fields, state, strict=True)]
     if isinstance(state, tuple | list):
         several = sum(next(states(value), None) is not None for value in state) > 1
-        return [(i, f"{scope}{i}/" if several else scope, value) for i, value in enumerate(state)]
+        names = getattr(state, "_fields", range(len(state)))
+        return [(n, f"{scope}{n}/" if several else scope, value) for n, value in zip(names, state, strict=True)]
     return []
 
 

@@ -27,6 +27,7 @@ scale_by_muon scale_by_nadam scale_by_rms scale_by_root_sum scale_by_rss scale_b
 scale_by_sign scale_by_stddev scale_by_trust_ratio scale_by_uncorrected_adam set_hyperparams set_to_zero sgd sign_sgd
 signum skip_nonfinite soft_threshold sweep_axes trace whole zero_nans
 gpa gpa_adamw lawa lookahead schedule_free schedule_free_adamw schedule_free_eval_params schedule_free_sgd swa
+asam normalize sam scale_by_adaptive_sharpness
 """
 
 NAMES = sorted(

@@ -18,11 +18,12 @@ from jopt.rules.scale import (
     set_to_zero,
 )
 from jopt.rules.sign import scale_by_lion, scale_by_sign
-from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
+from jopt.rules.trust import normalize, normalize_by_update_norm, scale_by_trust_ratio
 
 __all__ = [
     "identity",
     "nesterov_trace",
+    "normalize",
     "normalize_by_update_norm",
     "scale",
     "scale_by_adadelta",

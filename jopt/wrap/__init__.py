@@ -6,9 +6,11 @@ from jopt.wrap.guards import nonfinite_report, skip_nonfinite
 from jopt.wrap.interpolate import gpa, schedule_free, schedule_free_eval_params
 from jopt.wrap.lookahead import lookahead
 from jopt.wrap.monitor import monitor, monitored
+from jopt.wrap.sam import asam, sam, scale_by_adaptive_sharpness
 
 __all__ = [
     "accumulate",
+    "asam",
     "average_params",
     "ema",
     "gpa",
@@ -17,6 +19,8 @@ __all__ = [
     "monitor",
     "monitored",
     "nonfinite_report",
+    "sam",
+    "scale_by_adaptive_sharpness",
     "schedule_free",
     "schedule_free_eval_params",
     "skip_nonfinite",

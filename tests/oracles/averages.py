@@ -58,3 +58,37 @@ def swa(g, p, s, t, start, every):
         models.append(w)
     s["mean"] = sum(models) / len(models)
     return -0.25 * g
+
+
+# Sharpness-aware minimization: Foret et al. 2021, Algorithm 1, one gradient a call, around gradient
+# descent with the rate 1/4 and momentum 1/2; the ball has the radius 1/8.
+
+
+def normalize(g, p, s, t):
+    norm = sum(float((x**2).sum()) for x in g.values()) ** 0.5
+    return {name: x / norm for name, x in g.items()}
+
+
+def _sharp(g, p, s, t, sync_period, climb):
+    if t % sync_period != 0:
+        if t % sync_period == 1:
+            s["home"] = dict(p)
+        return climb(g)
+    momentum = s.get("momentum", dict.fromkeys(p, 0.0))
+    s["momentum"] = {name: x + 0.5 * momentum[name] for name, x in g.items()}
+    s["home"] = {name: x - 0.25 * s["momentum"][name] for name, x in s["home"].items()}
+    return {name: x - p[name] for name, x in s["home"].items()}
+
+
+def sam(g, p, s, t, sync_period):
+    return _sharp(g, p, s, t, sync_period, lambda g: {n: 0.125 * x for n, x in normalize(g, p, s, t).items()})
+
+
+def asam(g, p, s, t, rho, eta):
+    # Kwon et al. 2021, with T = |w| + η.
+    def climb(g):
+        size = {name: abs(x) + eta for name, x in p.items()}
+        norm = sum(float(((size[name] * x) ** 2).sum()) for name, x in g.items()) ** 0.5
+        return {name: rho * size[name] ** 2 * x / norm for name, x in g.items()}
+
+    return _sharp(g, p, s, t, 2, climb)
