@@ -79,7 +79,7 @@ class Plan:
     def _build(self, parts: Parts) -> None:
         self.parts = parts
         self.flat = tuple(walk(parts))
-        wrapped = [part.inner for part in self.flat if isinstance(part.inner, Plan)]
+        wrapped = [inner for part in self.flat for _, inner in part.wrapped if isinstance(inner, Plan)]
         self.extras = frozenset().union(*map(extras_of, self.flat), *(plan.extras for plan in wrapped))
         names_extra = any("extra" in keywords(f) for part in self.flat for f in part.of.functions)
         self.takes_any_extra = names_extra or any(plan.takes_any_extra for plan in wrapped)
@@ -128,10 +128,11 @@ class Plan:
         init = part.whole.init
         if init is None:
             return Own()
-        inner = part.inner
-        if isinstance(inner, Plan):
-            below = numbers[f"{part.name}/"]
-            inner = functools.partial(part.inner.init, below, tree=tree)
+
+        def starting(below, inner):
+            return functools.partial(inner.init, numbers[below], tree=tree) if isinstance(inner, Plan) else inner
+
+        inner = part.over_inner(starting)
         available = dict(part.static) | mine | {"layout": tree.layout, "inner": inner}
         wide = {path: dtypes.compute(p) for path, p in params.items()}
         return init(wide, **named(init, available, part))

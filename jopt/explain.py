@@ -1,6 +1,7 @@
 """The audit of a transform: which parameter gets what."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -116,9 +117,15 @@ def _visit(tx: Transform, tree: Tree, state: Any, rules: dict[str, list[str]], g
             rules[path].append(f"{part.of.name}({', '.join(shown + _note(part, tree, path))})")
             if "/" in part.name:
                 groups[path].add(part.name.rpartition("/")[0])
-        if isinstance(part.inner, Transform):
-            below = None if state is None else next(states(state.inner[part.name]))[1]
-            _visit(part.inner, tree.only(paths), below, rules, groups)
+        for name, inner in part.wrapped:
+            if isinstance(inner, Transform):
+                held = None if state is None else dict(_scoped(state, part.name))[name]
+                _visit(inner, tree.only(paths), held, rules, groups)
+
+
+def _scoped(state: State, name: str) -> Iterator[tuple[str, State]]:
+    """The states that a wrapper keeps, each with the full name that its numbers are under."""
+    return states(state.inner[name], f"{name}/")
 
 
 def _note(part: Part, tree: Tree, path: str) -> list[str]:

@@ -15,7 +15,7 @@ from jopt.paths import MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
 ENGINE_KEYWORDS = frozenset(
-    {"t", "count", "key", "layout", "inner", "extra", "measures", "norms", "accelerator", "all_params"}
+    {"t", "count", "key", "layout", "rest", "inner", "extra", "measures", "norms", "accelerator", "all_params"}
 )
 READS = ("element", "array", "matrix", "tree")
 
@@ -148,6 +148,16 @@ LIVE = Live()
 
 
 @dataclasses.dataclass(frozen=True)
+class Several:
+    """Several wrapped transforms by name; their wrapper keeps a state with a field of each name."""
+
+    members: tuple[tuple[str, Any], ...]
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name}={tx!r}" for name, tx in self.members)
+
+
+@dataclasses.dataclass(frozen=True)
 class Part:
     """A rule or a whole with its numbers; `name` is unique in its chain."""
 
@@ -169,6 +179,19 @@ class Part:
         """The whole of a part that is one."""
         assert isinstance(self.of, Whole)
         return self.of
+
+    @property
+    def wrapped(self) -> tuple[tuple[str, Any], ...]:
+        """What it wraps, each with the full name that its numbers are under."""
+        if isinstance(self.inner, Several):
+            return tuple((f"{self.name}/{name}/", tx) for name, tx in self.inner.members)
+        return () if self.inner is None else ((f"{self.name}/", self.inner),)
+
+    def over_inner(self, function: Callable[[str, Any], Any]) -> Any:
+        """What a function of (full name, wrapped transform) gives: for several, by name."""
+        if isinstance(self.inner, Several):
+            return {name: function(f"{self.name}/{name}/", tx) for name, tx in self.inner.members}
+        return None if self.inner is None else function(f"{self.name}/", self.inner)
 
     def call(self) -> str:
         """The call that makes it."""

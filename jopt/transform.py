@@ -14,7 +14,7 @@ from jopt.engine import KEY_IMPLEMENTATIONS, Parts, Plan, Tree, check_leaves, wa
 from jopt.paths import Flat, TreeMismatchError, Where, flatten
 from jopt.paths import mask as mask_
 from jopt.paths import where as where_
-from jopt.rule import LIVE, Group, Own, Part, Rule, Whole, chain_call, make_part
+from jopt.rule import LIVE, Group, Own, Part, Rule, Several, Whole, chain_call, make_part
 from jopt.state import State
 from jopt.update import update as run_update
 
@@ -163,10 +163,13 @@ def whole(
     Args:
         of: its functions.
         hyper, static, domain: as for `rule`.
-        inner: a transform it wraps; its functions then name ``inner``.
+        inner: a transform it wraps, or a dict of several by name; its functions then name ``inner``.
         key: seed or key of a random part (one whose update names ``key``, a key of this step).
     """
-    inner = inner if inner is None or isinstance(inner, Transform) else as_transform(inner, of.name)
+    if isinstance(inner, dict):
+        inner = Several(tuple((name, as_transform(tx, of.name)) for name, tx in inner.items()))
+    elif inner is not None:
+        inner = as_transform(inner, of.name)
     key = _seed(of.name, key)
     return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, inner=inner, key=key),))
 
@@ -268,9 +271,15 @@ def _skeleton(part: Part | Group) -> Part | Group:
     return dataclasses.replace(
         part,
         hyper=tuple((name, value if callable(value) else LIVE) for name, value in part.hyper),
-        inner=plan_of(part.inner.parts) if isinstance(part.inner, Transform) else part.inner,
+        inner=_inner_plan(part.inner),
         key=None if part.key is None else LIVE,
     )
+
+
+def _inner_plan(inner: Any) -> Any:
+    if isinstance(inner, Several):
+        return Several(tuple((name, _inner_plan(tx)) for name, tx in inner.members))
+    return plan_of(inner.parts) if isinstance(inner, Transform) else inner
 
 
 def numbers_of(parts: Parts) -> dict[str, Any]:
@@ -278,8 +287,7 @@ def numbers_of(parts: Parts) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for part in walk(parts):
         numbers |= {f"{part.name}/{name}": scalars.raw(v) for name, v in part.hyper if not callable(v)}
-        if isinstance(part.inner, Transform):
-            numbers[f"{part.name}/"] = numbers_of(part.inner.parts)
+        numbers |= {below: numbers_of(tx.parts) for below, tx in part.wrapped if isinstance(tx, Transform)}
         if part.key is not None:
             key = scalars.raw(part.key)
             numbers[f"{part.name}/key"] = np.asarray(key, np.uint32) if isinstance(key, int | tuple) else key
@@ -439,5 +447,6 @@ def leaves_of(parts: Parts) -> Iterator[Part]:
     """Every part of a transform, those inside wrappers included."""
     for part in walk(parts):
         yield part
-        if isinstance(part.inner, Transform):
-            yield from leaves_of(part.inner.parts)
+        for _, tx in part.wrapped:
+            if isinstance(tx, Transform):
+                yield from leaves_of(tx.parts)

@@ -62,16 +62,24 @@ def update(
 class Inner:
     """A wrapped transform as its wrapper sees it: on flat trees in the compute dtype."""
 
-    def __init__(self, plan: Plan, tree: Tree, numbers: Any, extra: Mapping[str, Any]):
+    def __init__(self, plan: Plan, tree: Tree, numbers: Any, extra: Mapping[str, Any], rest: Flat):
         self._plan, self._tree = plan, tree
         self._callables = {name: value for name, value in extra.items() if callable(value)}
         arrays = {name: value for name, value in extra.items() if not callable(value)}
-        self.operands: Any = (numbers, arrays)  # `control.run_if` must be handed them: its work closes over no tracer
+        self.operands: Any = (
+            numbers,
+            arrays,
+            rest,
+        )  # `control.run_if` must be handed them: its work closes over no tracer
 
     def given(self, operands: Any) -> "Inner":
         """The same transform with its numbers and extras read from `operands`."""
-        numbers, arrays = operands
-        return Inner(self._plan, self._tree, numbers, self._callables | arrays)
+        numbers, arrays, rest = operands
+        return Inner(self._plan, self._tree, numbers, self._callables | arrays, rest)
+
+    def init(self, params: Flat) -> State:
+        """A fresh state."""
+        return self._plan.init(self.operands[0], params, self._tree)
 
     def update(self, grads: Flat, state: State, params: Flat | None) -> tuple[Flat, State]:
         """Updates in the compute dtype, and the new state; the gradients may be as the user gave them."""
@@ -82,8 +90,9 @@ class Inner:
         return self._run(grads, state, params, "apply")
 
     def _run(self, grads, state, params, mode):
-        numbers, arrays = self.operands
+        numbers, arrays, rest = self.operands
         extra = self._callables | arrays
+        params = None if params is None else rest | params
         return update(self._plan, numbers, grads, state, params, self._tree, extra, mode=mode)
 
 
@@ -270,21 +279,25 @@ class _Update:
     def _run_whole(self, part: Part, paths: tuple[str, ...], function: Any) -> None:
         self._flush(paths, "compute" if part.whole.enters else None)
         own = Own(self.slots.get(part.name, {}), self.scalars.get(part.name, {}), self.inner.get(part.name))
-        tree, inner = self.tree.only(paths), part.inner
-        if isinstance(inner, Plan):
-            inner = Inner(inner, tree, self.numbers[f"{part.name}/"], self.extra)
+        tree, grads = self.tree.only(paths), {path: self.values[path] for path in paths}
+        params = None if self.params is None else {path: self.params[path] for path in paths}
+        rest = {path: p for path, p in (self.params or {}).items() if path not in grads}
+
+        def running(below, inner):
+            return Inner(inner, tree, self.numbers[below], self.extra, rest) if isinstance(inner, Plan) else inner
+
+        inner = part.over_inner(running)
         available = self.available | dict(part.static) | self._hyper_of(part)
-        available |= {"layout": tree.layout, "inner": inner, "extra": self.extra}
+        available |= {"layout": tree.layout, "rest": rest, "inner": inner, "extra": self.extra}
         available |= {"measures": self.measures, "norms": self.norms, "all_params": self.params}
         if part.key is not None:
             available["key"] = jax.random.fold_in(own.scalars["key"], self.state.count)
-        grads = {path: self.values[path] for path in paths}
-        params = None if self.params is None else {path: self.params[path] for path in paths}
         if params is None and function is part.whole.apply:
             raise TypeError(f"apply_gradients: {part.name} was given params=None, the parameters were expected.")
         values, own = function(grads, own, params, **named(function, available, part))
-        if isinstance(inner, Inner):
-            inner.operands = None  # JAX keeps the closure of `run_if`, which must not keep tracers
+        for handle in inner.values() if isinstance(inner, dict) else [inner]:
+            if isinstance(handle, Inner):
+                handle.operands = None  # JAX keeps the closure of `run_if`, which must not keep tracers
         if values.keys() != grads.keys():
             raise TreeMismatchError(
                 f"{part.name}: it returned updates for {sorted(values)}, {sorted(grads)} was expected. "

@@ -37,6 +37,8 @@ scale_by_optimistic_gradient scale_by_radam scale_by_refined_lion scale_by_rprop
 scale_by_smooth_lion scale_by_stable_adam scale_by_yogi scale_with_corrected_decay simplified_ademamix stable_adamw
 yogi
 Minimum lbfgs minimize scale_by_backtracking_linesearch scale_by_lbfgs scale_by_zoom_linesearch value_and_grad_from_state
+gpa gpa_adamw lawa lookahead schedule_free schedule_free_adamw schedule_free_eval_params schedule_free_sgd swa
+asam normalize sam scale_by_adaptive_sharpness
 """
 
 NAMES = sorted(

@@ -6,6 +6,7 @@ which parameters decay, `mask=` the same in optax's form; `mu_dtype` and `accumu
 momentum in another dtype. A module is a family.
 """
 
+from jopt.optimizers.averages import gpa_adamw, schedule_free_adamw, schedule_free_sgd
 from jopt.optimizers.blocks import (
     adafactor,
     adam_mini,
@@ -81,6 +82,7 @@ __all__ = [
     "cautious_lion",
     "dpsgd",
     "fromage",
+    "gpa_adamw",
     "lamb",
     "laprop",
     "lars",
@@ -100,13 +102,15 @@ __all__ = [
     "radam",
     "rmsprop",
     "rprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
     "shampoo",
     "sign_sgd",
     "signum",
     "simplified_ademamix",
     "sm3",
+    "soap",
     "stable_adamw",
     "yogi",
-    "soap",
 ]

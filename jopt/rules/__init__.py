@@ -23,12 +23,12 @@ from jopt.rules.difference import (
 from jopt.rules.every import apply_every
 from jopt.rules.factored import scale_by_came, scale_by_factored_rms
 from jopt.rules.layerwise import layerwise_decay
-from jopt.rules.madgrad import scale_by_madgrad
 from jopt.rules.lbfgs import scale_by_lbfgs
 from jopt.rules.linesearch import (
     scale_by_backtracking_linesearch,
     scale_by_zoom_linesearch,
 )
+from jopt.rules.madgrad import scale_by_madgrad
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
 from jopt.rules.normalized import (
@@ -53,6 +53,7 @@ from jopt.rules.scale import (
     scale_with_corrected_decay,
     set_to_zero,
 )
+from jopt.rules.shampoo import scale_by_shampoo
 from jopt.rules.sign import (
     scale_by_lion,
     scale_by_refined_lion,
@@ -60,11 +61,9 @@ from jopt.rules.sign import (
     scale_by_smooth_lion,
 )
 from jopt.rules.sm3 import scale_by_sm3
-from jopt.rules.stable import scale_by_stable_adam
-from jopt.rules.sign import scale_by_lion, scale_by_sign
-from jopt.rules.shampoo import scale_by_shampoo
 from jopt.rules.soap import scale_by_soap
-from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
+from jopt.rules.stable import scale_by_stable_adam
+from jopt.rules.trust import normalize, normalize_by_update_norm, scale_by_trust_ratio
 
 __all__ = [
     "apply_every",
@@ -83,14 +82,13 @@ __all__ = [
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch",
     "scale_by_belief",
     "scale_by_came",
     "scale_by_ema",
     "scale_by_factored_rms",
     "scale_by_hyperball_rate",
     "scale_by_laprop",
-    "scale_by_backtracking_linesearch",
-    "scale_by_ema",
     "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
@@ -116,14 +114,14 @@ __all__ = [
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
     "scale_by_smooth_lion",
-    "scale_by_stable_adam",
     "scale_by_soap",
+    "scale_by_stable_adam",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",
     "scale_by_yogi",
-    "scale_with_corrected_decay",
     "scale_by_zoom_linesearch",
+    "scale_with_corrected_decay",
     "set_to_zero",
     "trace",
 ]

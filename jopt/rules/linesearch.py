@@ -109,9 +109,7 @@ def backtracking_update(
     rtol,
     store_grad,
 ):
-    line = line_of(
-        BACKTRACKING.name, updates, params, layout, all_params, value, value_fn, grad, extra
-    )
+    line = line_of(BACKTRACKING.name, updates, params, layout, all_params, value, value_fn, grad, extra)
 
     def error_at(rate, value):
         error = value - (1 + rtol) * line.value - rate * slope_rtol * line.slope
@@ -280,7 +278,11 @@ def zoom_update(
         failed = ((tried.astype(rate.dtype) >= max_linesearch_steps) | narrow) & ~done
         return Zoom(at, grad, low, high, reference, safe, safe_grad, found, done, failed, decrease, curvature, tried)
 
-    here, no, inf = Point(jnp.zeros_like(rate), line.value, line.slope), jnp.zeros((), bool), jnp.full_like(rate, jnp.inf)
+    here, no, inf = (
+        Point(jnp.zeros_like(rate), line.value, line.slope),
+        jnp.zeros((), bool),
+        jnp.full_like(rate, jnp.inf),
+    )
     count = jnp.zeros((), jnp.int32)
     begun = Zoom(here, line.grad, here, here, here, here, line.grad, no, no, no, inf, inf, count)
     z = jax.lax.while_loop(lambda z: ~(z.done | z.failed), turn, begun)

@@ -114,9 +114,6 @@ def memory_update(model: Memory, move: Move) -> tuple[Memory, Any]:
     return model, model.scale * move.g + product(jnp.concatenate([p, -model.scale * q]), pairs)
 
 
-
-
-
 # Dense matrices ----------------------------------------------------------------------------------
 
 

@@ -170,8 +170,9 @@ def configured(parts: Any, scope: str = "") -> Iterator[tuple[str, Any, bool]]:
     for part in walk(parts):
         for name, value in part.hyper:
             yield f"{scope}{part.name}/{name}", value, callable(value)
-        if isinstance(part.inner, Transform):
-            yield from configured(part.inner.parts, f"{scope}{part.name}/")
+        for below, tx in part.wrapped:
+            if isinstance(tx, Transform):
+                yield from configured(tx.parts, f"{scope}{below}")
 
 
 def default_params(matrices_only: bool = False) -> Any:

@@ -1,20 +1,32 @@
 """Wrappers: functions from transform to transform."""
 
 from jopt.wrap.accumulate import accumulate
-from jopt.wrap.averages import average_params, ema
+from jopt.wrap.averages import average_params, ema, lawa, swa
 from jopt.wrap.cautious import cautious
 from jopt.wrap.guards import nonfinite_report, skip_nonfinite
 from jopt.wrap.hyperball import hyperball
+from jopt.wrap.interpolate import gpa, schedule_free, schedule_free_eval_params
+from jopt.wrap.lookahead import lookahead
 from jopt.wrap.monitor import monitor, monitored
+from jopt.wrap.sam import asam, sam, scale_by_adaptive_sharpness
 
 __all__ = [
     "accumulate",
+    "asam",
     "average_params",
     "cautious",
     "ema",
+    "gpa",
     "hyperball",
+    "lawa",
+    "lookahead",
     "monitor",
     "monitored",
     "nonfinite_report",
+    "sam",
+    "scale_by_adaptive_sharpness",
+    "schedule_free",
+    "schedule_free_eval_params",
     "skip_nonfinite",
+    "swa",
 ]

@@ -16,6 +16,7 @@ class Entry:
         make: makes the transform, with typical numbers; an optimizer's takes the learning rate.
         value: whether update needs ``value=``.
         rated: whether `make` takes one number.
+        grad_fn: the ``grad_fn=`` that update needs.
     """
 
     make: Callable[..., jopt.Transform]
@@ -27,15 +28,17 @@ class Entry:
     reads_paths: bool = False
     value: bool = False
     rated: bool = False
+    grad_fn: Callable[..., Any] | None = None
     ulps: float = 64
     namespace: tuple[tuple[str, Any], ...] = ()
 
     def declared(self) -> dict[str, Any]:
         """What `check_transform` is told of it."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        make, value, rated = own.pop("make"), own.pop("value"), own.pop("rated")
+        make, value, rated, grad_fn = (own.pop(name) for name in ("make", "value", "rated", "grad_fn"))
         own["namespace"] = dict(own["namespace"])
-        return own | {"factory": make if rated else None, "extra": {"value": 1.0} if value else {}}
+        extra = ({"value": 1.0} if value else {}) | ({} if grad_fn is None else {"grad_fn": grad_fn})
+        return own | {"factory": make if rated else None, "extra": extra}
 
     def subject(self) -> Subject:
         """The transform under test."""

@@ -28,7 +28,13 @@ ORACLES = [
     Replay("scale_by_soap", only=["kernel", "wide"], precondition_frequency=1, b1=0.9, b2=0.98, tolerance=SOAP),
     Replay("scale_by_soap", only=["wide"], max_precond_dim=4, shampoo_beta=0.9, eps=1e-4, tolerance=SOAP),
     Replay("soap", learning_rate=0.003, tolerance=SOAP),
-    Replay("soap", learning_rate=FALL, weight_decay=FADE, tolerance=SOAP, **on(["kernel"], where=None, mask={"kernel": True, "bias": False, "gain": False})),
+    Replay(
+        "soap",
+        learning_rate=FALL,
+        weight_decay=FADE,
+        tolerance=SOAP,
+        **on(["kernel"], where=None, mask={"kernel": True, "bias": False, "gain": False}),
+    ),
 ]
 
 SYMBOLS = {
