@@ -70,6 +70,7 @@ from jopt.rules import (
     trace,
 )
 from jopt.state import State, StateMismatchError, eval_params, hyperparams, set_hyperparams, sweep_axes
+from jopt.storage import store
 from jopt.train import loggers, stopping
 from jopt.train.checkpoint import Checkpointer, CheckpointError, load, read_meta, save
 from jopt.train.evaluate import evaluate, predict
@@ -81,10 +82,12 @@ from jopt.transform import Transform, masked, rule, whole
 from jopt.wrap import (
     accumulate,
     average_params,
+    compensate,
     ema,
     monitor,
     monitored,
     nonfinite_report,
+    round_stochastically,
     skip_nonfinite,
 )
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopt import dtypes
+from jopt.chunks import in_chunks, rows_at_a_time
+from jopt.formats import Chance, narrow, widen
 from jopt.paths import Leaf
 from jopt.rule import Part, keywords, required_keywords
 
@@ -26,52 +29,72 @@ class Kernels:
         self._built: dict[Any, Callable[..., Any]] = {}
         self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
 
-    def leaf(self, program: tuple[int, ...], packed: Names, entering: bool, mode: str, dtype: Any):
-        """``(g, slots, p, vector, others, salt) -> (value, slots)`` for one leaf.
+    def leaf(self, program: tuple[int, ...], packed: Names, entering: bool, mode: str, dtype: Any, wide: bool):
+        """``(g, slots, p, vector, others, salt, count) -> (value, slots)`` for one leaf.
+
+        `salt` is None where nothing is random, and `count` where nothing draws from a `Chance`.
 
         Args:
             program: which parts of the plan run, in order.
             packed: which number of which part each entry of the vector is.
             entering: whether g is still as the user gave it.
             mode: "compute", "update" or "apply"; see `Plan.run`.
-            dtype: of an update that leaves.
+            dtype: of the parameter.
+            wide: whether an update leaves in the compute dtype, not in that of the parameter.
         """
-        asked = (program, packed, entering, mode, dtype)
+        asked = (program, packed, entering, mode, dtype, wide)
         if asked not in self._built:
 
-            def kernel(g, slots, p, vector, others, salt):
-                x = dtypes.enter(g) if entering else g
-                wide = None if p is None else dtypes.compute(p)
-                new = {}
-                for index in program:
-                    numbers = self._numbers(index, packed, vector, others, x, salt)
-                    x, new[index] = call_step(self._flat[index], x, slots.get(index, {}), wide, numbers)
-                if mode == "compute":
-                    return x, new
-                x = dtypes.leave(x, dtype)
-                return (p + x if mode == "apply" else x), new
+            def kernel(g, slots, p, vector, others, salt, count):
+                def run(g, slots, p, start=np.uint32(0)):
+                    x = dtypes.enter(g) if entering else g
+                    q = None if p is None else dtypes.compute(p)
+                    new = {}
+                    for index in program:
+                        chance = None if count is None else Chance(salt, start).fold(count, index)
+                        numbers = self._numbers(index, packed, vector, others, x, salt, dtype, chance)
+                        x, new[index] = call_step(self._flat[index], x, slots.get(index, {}), q, numbers, chance)
+                    if mode == "compute":
+                        return x, new
+                    x = x if wide else dtypes.leave(x, dtype)
+                    return (_add(p, x) if mode == "apply" else x), new
+
+                rows = rows_at_a_time(g, slots) if all(map(self._is_elementwise, program)) else None
+                if rows is None:
+                    return run(g, slots, p)
+
+                def chunked(g, slots, p):
+                    kind = jax.eval_shape(run, g, slots, p)[0]
+                    return in_chunks(run, rows, g, slots, p, None if mode == "apply" else jnp.zeros_like(g, kind.dtype))
+
+                return jax.lax.platform_dependent(g, slots, p, cpu=chunked, default=run)
 
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
 
-    def matrices(self, index: int, packed: Names):
-        """``(gs, slots, ps, vector, others, salts) -> (values, slots)`` for a batch of equal matrices."""
-        asked = (index, packed)
+    def matrices(self, index: int, packed: Names, dtype: Any):
+        """``(gs, slots, ps, vector, others, salts, count) -> (values, slots)`` for a batch of equal matrices."""
+        asked = (index, packed, dtype)
         if asked not in self._built:
 
-            def kernel(gs, slots, ps, vector, others, salts):
+            def kernel(gs, slots, ps, vector, others, salts, count):
                 def one(g, s, p, salt):
-                    numbers = self._numbers(index, packed, vector, others, g, salt)
-                    return call_step(self._flat[index], g, s, None if p is None else dtypes.compute(p), numbers)
+                    chance = None if count is None else Chance(salt).fold(count, index)
+                    numbers = self._numbers(index, packed, vector, others, g, salt, dtype, chance)
+                    return call_step(self._flat[index], g, s, None if p is None else dtypes.compute(p), numbers, chance)
 
                 stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *zip(gs, slots, ps, salts, strict=True))
                 u, s = jax.lax.platform_dependent(*stacked, cpu=one_by_one(one), default=jax.vmap(one))
-                return [(u[i], {name: x[i] for name, x in s.items()}) for i in range(len(gs))]
+                return [jax.tree.map(lambda x, i=i: x[i], (u, s)) for i in range(len(gs))]
 
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
 
-    def _numbers(self, index, packed, vector, others, x, salt) -> dict[str, Any]:
+    def _is_elementwise(self, index: int) -> bool:
+        part = self._flat[index]
+        return part.rule.reads in ("element", "tree") and part.key is None
+
+    def _numbers(self, index, packed, vector, others, x, salt, param_dtype, chance) -> dict[str, Any]:
         dtype = jnp.finfo(x.dtype).dtype  # the real dtype of the leaf's arithmetic
         numbers = {name: _at(vector, i).astype(dtype) for i, (part, name) in enumerate(packed) if part == index}
         numbers |= others.get(index, {})
@@ -80,7 +103,7 @@ class Kernels:
         if "key" in numbers:
             key, count = numbers["key"]
             numbers["key"] = jax.random.fold_in(jax.random.fold_in(key, count), salt)
-        static = dict(self._flat[index].static)
+        static = dict(self._flat[index].static) | {"param_dtype": param_dtype, "chance": chance}
         return numbers | {name: static[name] for name in keywords(self._flat[index].of.step) & static.keys()}
 
     def slot_shapes(self, part: Part, leaf: Leaf, hyper: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -89,7 +112,7 @@ class Kernels:
         if asked not in self._shapes:
             struct = jax.ShapeDtypeStruct(leaf.shape, dtypes.compute_dtype(leaf.dtype))
             numbers = {name: hyper[f"{part.name}/{name}"] for name, _ in part.hyper}
-            slots = jax.eval_shape(lambda p: make_slots(part, leaf.path, p, numbers), struct)
+            slots = jax.eval_shape(lambda p: make_slots(part, leaf, p, numbers), struct)
             self._shapes[asked] = {name: tuple(x.shape) for name, x in slots.items()}
         return self._shapes[asked]
 
@@ -103,21 +126,21 @@ def _at(vector: jax.Array, i: int) -> jax.Array:
     return jax.lax.squeeze(jax.lax.slice(vector, (i,), (i + 1,)), (0,))  # indexing by `[]` traces ten times as long
 
 
-def make_slots(part: Part, path: str, p: Any, numbers: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """What a rule keeps for one parameter.
+def make_slots(part: Part, leaf: Leaf, p: Any, numbers: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """What a rule keeps for one parameter, p in the compute dtype.
 
     Raises:
         TypeError: the rule does not understand complex arrays, or a matrix rule got no matrix.
     """
     rule = part.rule
     if jnp.iscomplexobj(p) and rule.complex is None:
-        raise refusal(part, path, p, "a real array", "keep real and imaginary parts as two parameters")
+        raise refusal(part, leaf.path, p, "a real array", "keep real and imaginary parts as two parameters")
     if rule.reads == "matrix" and p.ndim != 2:
-        raise refusal(part, path, p, "a matrix", "route other shapes elsewhere: partition([(ndim(2), ...), ...])")
+        raise refusal(part, leaf.path, p, "a matrix", "route other shapes elsewhere: partition([(ndim(2), ...), ...])")
     if rule.slots is None:
         return {}
     p = dtypes.to_pair(p) if rule.complex == "pair" else p
-    slots = rule.slots(p, **named(rule.slots, dict(part.static) | dict(numbers), part))
+    slots = rule.slots(p, **named(rule.slots, dict(part.static) | {"param_dtype": leaf.dtype} | dict(numbers), part))
     if not isinstance(slots, dict):
         raise TypeError(
             f"{part.name}: its slots returned {type(slots).__name__}, a dict of named arrays was expected. "
@@ -134,12 +157,20 @@ def refusal(part: Part, path: str, p: Any, expected: str, advice: str) -> TypeEr
     )
 
 
-def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: dict[str, Any]):
-    """Run one rule on one leaf: as a pair if it is complex, slots in the compute dtype, results checked."""
+def _add(p: jax.Array, u: jax.Array) -> jax.Array:
+    """The stepped parameter; an update that left in a wider dtype lands on a rounding of its choice."""
+    return p + u if u.dtype == p.dtype else (p.astype(u.dtype) + u).astype(p.dtype)
+
+
+def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: dict[str, Any], chance: Any = None):
+    """Run one rule on one leaf: as a pair if it is complex, slots in the compute dtype, results checked.
+
+    `chance` is for slots whose format draws from it.
+    """
     rule = part.rule
     pair = rule.complex == "pair" and jnp.iscomplexobj(g)
     x, q = (dtypes.to_pair(g), None if p is None else dtypes.to_pair(p)) if pair else (g, p)
-    wide = {name: _widen(s, jnp.finfo(x.dtype).dtype) for name, s in slots.items()}
+    wide = {name: widen(s, jnp.finfo(x.dtype).dtype) for name, s in slots.items()}
     result = rule.step(x, wide, MissingParams(part.name) if p is None else q, **numbers)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(
@@ -159,23 +190,14 @@ def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: 
             f"{ {n: tuple(s.shape) for n, s in slots.items()} } were expected. Return each slot in the shape "
             f"that slots(p) gave it."
         )
-    new = {name: _narrow(new[name], slots[name].dtype) for name in slots}
+    chances = {name: chance and chance.fold(i) for i, name in enumerate(sorted(slots))}
+    new = {name: narrow(new[name], slots[name], chances[name]) for name in slots}
     return (dtypes.from_pair(u) if pair else u), new
 
 
 def _kinds(result: Any) -> str:
     is_tuple = isinstance(result, tuple)
     return f"({', '.join(type(x).__name__ for x in result)})" if is_tuple else type(result).__name__
-
-
-def _widen(x: jax.Array, dtype: Any) -> jax.Array:
-    """A real slot in the dtype of the arithmetic, also where that is float64 and the slot is stored in bfloat16."""
-    narrow = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < jnp.finfo(dtype).bits
-    return x.astype(dtype) if narrow else x
-
-
-def _narrow(x: jax.Array, dtype: Any) -> jax.Array:
-    return dtypes.leave(x, dtype) if jnp.issubdtype(dtype, jnp.floating) else x.astype(dtype)
 
 
 def named(function: Callable[..., Any], available: Mapping[str, Any], part: Part) -> dict[str, Any]:

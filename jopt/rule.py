@@ -2,7 +2,8 @@
 
 Both are frozen records of module-level functions. The engine passes a function exactly the keywords
 it names: hyper-parameters, static values, shared numbers, `t` (float, from 1), `count` (int32, from
-0), `key` (a random key of this leaf and step), and extras of `update` such as `value`.
+0), `key` (a random key of this leaf and step), `chance` (a cheap one, see `jopt.formats`), `param_dtype`
+(that of the parameter, before it was widened), and extras of `update` such as `value`.
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 from jopt.paths import MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
-ENGINE_KEYWORDS = frozenset({"t", "count", "key", "layout", "inner", "extra", "measures", "norms"})
+LEAF_KEYWORDS = frozenset({"param_dtype", "chance"})
+ENGINE_KEYWORDS = frozenset({"t", "count", "key", "layout", "inner", "extra", "measures", "norms"}) | LEAF_KEYWORDS
 READS = ("element", "array", "matrix", "tree")
 
 
@@ -32,6 +34,8 @@ class Rule:
             equal shapes run as one batch) or "tree" (element-wise, with numbers of the whole tree).
         complex: "pair" runs on (real, imaginary), "native" on the complex array, None refuses it.
             Element-wise rules default to "pair", all others to None.
+        lands: whether p + u is a number that a narrow parameter can hold; the update then leaves in
+            the compute dtype, because rounded to the parameter's it would miss that number.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Rule:
     shared: Callable[..., dict[str, Any]] | None = None
     reads: str = "element"
     complex: str | None = None
+    lands: bool = False
 
     def __post_init__(self):
         if "/" in self.name:
@@ -107,8 +112,22 @@ LIVE = Live()
 
 
 @dataclasses.dataclass(frozen=True)
+class Storage:
+    """Which slots of a part are stored in which formats (see `jopt.formats`), on which leaves."""
+
+    formats: tuple[tuple[str, str], ...]
+    where: Where | None = None
+
+    def call(self, inner: str) -> str:
+        """The call that stores a transform so."""
+        shown = "" if self.where is None else f", where={self.where!r}"
+        return f"store({inner}, {dict(self.formats)!r}{shown})"
+
+
+@dataclasses.dataclass(frozen=True)
 class Part:
-    """A rule or a whole with its numbers; `name` is unique in its chain."""
+    """A rule or a whole with its numbers; `name` is unique in its chain. Of `storage` the last that names a slot
+    decides."""
 
     name: str
     of: Rule | Whole
@@ -116,6 +135,7 @@ class Part:
     static: tuple[tuple[str, Any], ...] = ()
     inner: Any = None
     key: Any = None
+    storage: tuple[Storage, ...] = ()
 
     @property
     def rule(self) -> Rule:
@@ -131,6 +151,9 @@ class Part:
 
     def call(self) -> str:
         """The call that makes it."""
+        return functools.reduce(lambda inner, storage: storage.call(inner), self.storage, self._bare_call())
+
+    def _bare_call(self) -> str:
         if isinstance(self.of, Whole) and self.of.name.startswith("foreign"):
             return repr(self.inner)
         arguments = [repr(self.inner)] if self.inner is not None else []

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jopt import scalars
 from jopt.dtypes import leave
+from jopt.formats import widen
 from jopt.paths import Flat, flatten
 
 
@@ -199,5 +200,6 @@ def eval_params(state: Any, params: Any) -> Any:
         )
     flat, layout = flatten(params)
     for average in averages.values():
-        flat |= {path: leave(value, flat[path].dtype) for path, value in average.items() if path in flat}
+        values = {path: widen(value, jnp.float32) for path, value in average.items() if path in flat}
+        flat |= {path: leave(value, flat[path].dtype) for path, value in values.items()}
     return layout.unflatten(flat)

@@ -117,6 +117,7 @@ def rule(
     domain: Mapping[str, str] | None = None,
     reads: str = "element",
     complex: str | None = None,
+    lands: bool = False,
     key: Any = None,
 ) -> Transform:
     """Lift an update for one array to a transform over trees.
@@ -134,12 +135,13 @@ def rule(
         domain: name to interval, such as ``"[0, 1)"``, checked on plain numbers.
         reads: "element", "array", "matrix" or "tree"; see `jopt.Rule`.
         complex: "pair", "native" or None; see `jopt.Rule`.
+        lands: whether it rounds the stepped parameter itself; see `jopt.Rule`.
         key: seed or key of a random rule (one whose step names ``key``).
 
     Raises:
         TypeError, ValueError: a number that is no scalar or outside its domain, an unused name.
     """
-    of = Rule(name, step, slots, shared, reads, complex)
+    of = Rule(name, step, slots, shared, reads, complex, lands)
     return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, key=_seed(name, key)),))
 
 
