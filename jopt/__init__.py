@@ -153,6 +153,7 @@ from jopt.rules import (
 from jopt.rules.linesearch import value_and_grad_from_state
 from jopt.solvers import Minimum, minimize
 from jopt.state import State, StateMismatchError, eval_params, hyperparams, set_hyperparams, sweep_axes
+from jopt.storage import store
 from jopt.train import loggers, stopping
 from jopt.train.checkpoint import Checkpointer, CheckpointError, load, read_meta, save
 from jopt.train.evaluate import evaluate, predict
@@ -166,6 +167,7 @@ from jopt.wrap import (
     asam,
     average_params,
     cautious,
+    compensate,
     ema,
     gpa,
     hyperball,
@@ -178,6 +180,7 @@ from jopt.wrap import (
     scale_by_adaptive_sharpness,
     schedule_free,
     schedule_free_eval_params,
+    round_stochastically,
     skip_nonfinite,
     swa,
 )

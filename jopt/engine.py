@@ -19,10 +19,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jopt import dtypes, scalars
 from jopt.axes import View
+from jopt.formats import FORMATS, store_as
 from jopt.kernel import Kernels, make_slots, named, refusal, view_of
 from jopt.paths import Flat, Layout, Leaf, TreeMismatchError, listing
 from jopt.paths import path as path_pattern
-from jopt.rule import LIVE, Group, Own, Part, Whole, extras_of, keywords
+from jopt.rule import LIVE, Group, Own, Part, Rule, Whole, extras_of, keywords
 from jopt.state import State
 
 Parts = tuple["Part | Group", ...]
@@ -44,6 +45,12 @@ class Tree:
         }
         trained = tuple(path for path, x in flat.items() if dtypes.is_trained(x)) if trained is None else trained
         return cls(layout, leaves, trained)
+
+    def leaf(self, path: str) -> Leaf:
+        """A leaf that is there."""
+        leaf = self.leaves[path]
+        assert leaf is not None
+        return leaf
 
     def only(self, paths: tuple[str, ...]) -> "Tree":
         """The same tree with fewer trained leaves."""
@@ -86,6 +93,9 @@ class Plan:
         self.traced = _holds(parts, lambda x: isinstance(x, scalars.Traced | jax.core.Tracer))
         first = parts[0] if parts else None
         self.takes_examples = isinstance(first, Part) and isinstance(first.of, Whole) and first.of.examples
+        self.lands = any(isinstance(part.of, Rule) and part.of.lands for part in self.flat) or any(
+            plan.lands for plan in wrapped
+        )
         self.kernels = Kernels(self.flat)
         self.compiled: dict[str, Any] = {}
 
@@ -112,7 +122,14 @@ class Plan:
             else:
                 own = _init_rule(part, {path: params[path] for path in paths}, mine, numbers, tree)
             if own.slots:
-                state.slots[part.name] = own.slots
+                chosen = formats_of(part, tree)
+                state.slots[part.name] = {
+                    slot: {
+                        path: store_as(x, FORMATS[chosen[slot, path]]) if (slot, path) in chosen else x
+                        for path, x in flat.items()
+                    }
+                    for slot, flat in own.slots.items()
+                }
             if own.scalars:
                 state.scalars[part.name] = own.scalars
             if own.inner is not None:
@@ -192,13 +209,27 @@ def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[
     declared = views(part, tree)
     for path, p in params.items():
         view = view_of(part, path, p, declared)
-        for name, x in make_slots(part, path, dtypes.compute(p), mine, view).items():
+        for name, x in make_slots(part, tree.leaf(path), dtypes.compute(p), mine, view).items():
             slots.setdefault(name, {})[path] = x
     return Own(slots, _init_key(part, numbers))
 
 
 def _init_key(part: Part, numbers: Mapping[str, Any]) -> dict[str, jax.Array]:
     return {} if part.key is None else {"key": random_key(numbers[f"{part.name}/key"])}
+
+
+def formats_of(part: Part, tree: Tree) -> dict[tuple[str, str], str]:
+    """The format of each slot and path that a part stores in one."""
+    found = {}
+    for storage in part.storage:
+        paths = tree.leaves if storage.where is None else storage.where.choose(tree.leaves, tree.layout)
+        if isinstance(storage.where, path_pattern) and tree.leaves and not paths:
+            raise TreeMismatchError(
+                f"store: where={storage.where.glob!r} matches no parameter, one or more were expected of:\n"
+                f"{listing(tree.leaves.values())}\nCorrect the pattern."
+            )
+        found |= {(slot, path): name for slot, name in storage.formats for path in paths}
+    return found
 
 
 KEY_IMPLEMENTATIONS: dict[tuple[int, ...], str] = {(2,): "threefry2x32", (4,): "rbg"}

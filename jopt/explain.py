@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jopt.engine import Tree, walk
+from jopt.engine import Tree, formats_of, walk
+from jopt.formats import Stored
 from jopt.kernel import named
 from jopt.paths import flatten, path_of
 from jopt.rule import Part, Whole
@@ -113,8 +114,10 @@ def explain(tx: Any, params: Any, state: Any = None) -> Audit:
 def _visit(tx: Transform, tree: Tree, state: Any, rules: dict[str, list[str]], groups: dict[str, set[str]]) -> None:
     for part, paths in zip(walk(tx.parts), tx.plan.claims(tree), strict=True):
         shown = [f"{name}={_number(part, name, value, state)}" for name, value in part.hyper]
+        formats = formats_of(part, tree)
         for path in paths:
-            rules[path].append(f"{part.of.name}({', '.join(shown + _note(part, tree, path))})")
+            stored = [f"{slot} in {name}" for (slot, of), name in formats.items() if of == path]
+            rules[path].append(f"{part.of.name}({', '.join([*shown, *stored, *_note(part, tree, path)])})")
             if "/" in part.name:
                 groups[path].add(part.name.rpartition("/")[0])
         for name, inner in part.wrapped:
@@ -146,10 +149,10 @@ def _number(part: Part, name: str, value: Any, state: Any) -> str:
 def _bytes_by_path(fresh: State, tree: Tree) -> dict[str, int]:
     """Bytes of the arrays under each parameter's path, those of wrappers and foreign states included."""
     kept = dict.fromkeys(tree.leaves, 0)
-    for keys, x in jax.tree_util.tree_flatten_with_path(fresh)[0]:
+    for keys, x in jax.tree_util.tree_flatten_with_path(fresh, is_leaf=lambda x: isinstance(x, Stored))[0]:
         path = _owner(keys, x, tree)
         if path is not None:
-            kept[path] += x.size * x.dtype.itemsize
+            kept[path] += sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(x))
     return kept
 
 

@@ -2,7 +2,8 @@
 
 Both are frozen records of module-level functions. The engine passes a function exactly the keywords
 it names: hyper-parameters, static values, shared numbers, `t` (float, from 1), `count` (int32, from
-0), `key` (a random key of this leaf and step), and extras of `update` such as `value`.
+0), `key` (a random key of this leaf and step), `chance` (a cheap one, see `jopt.formats`), `param_dtype`
+(that of the parameter, before it was widened), and extras of `update` such as `value`.
 """
 
 import dataclasses
@@ -14,9 +15,9 @@ from typing import Any, NamedTuple
 from jopt.paths import MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
-ENGINE_KEYWORDS = frozenset(
-    {"t", "count", "key", "layout", "rest", "inner", "extra", "measures", "norms", "accelerator", "all_params"}
-)
+LEAF_KEYWORDS = frozenset({"param_dtype", "chance"})
+PART_KEYWORDS = frozenset({"layout", "rest", "inner", "extra", "measures", "norms", "accelerator", "all_params"})
+ENGINE_KEYWORDS = frozenset({"t", "count", "key"}) | PART_KEYWORDS | LEAF_KEYWORDS
 READS = ("element", "array", "matrix", "tree")
 
 
@@ -43,6 +44,8 @@ class Rule:
             matrix at a time; slots of the matrix's shape are kept in the parameter's.
         transposes: whether a matrix rule commutes with transposition, so that (m, n) and (n, m) may
             run in one batch; its slots are as the matrix, or the same for both.
+        lands: whether p + u is a number that a narrow parameter can hold; the update then leaves in
+            the compute dtype, because rounded to the parameter's it would miss that number.
 
     A matrix rule may name `accelerator` (give it the default False): whether this is the program for
     an accelerator, where low precision is fast, and not for a CPU.
@@ -58,6 +61,7 @@ class Rule:
     every: str | None = None
     axes: str | None = None
     transposes: bool = False
+    lands: bool = False
 
     def __post_init__(self):
         if (self.axes is not None and self.reads not in ("array", "matrix")) or (
@@ -158,8 +162,22 @@ class Several:
 
 
 @dataclasses.dataclass(frozen=True)
+class Storage:
+    """Which slots of a part are stored in which formats (see `jopt.formats`), on which leaves."""
+
+    formats: tuple[tuple[str, str], ...]
+    where: Where | None = None
+
+    def call(self, inner: str) -> str:
+        """The call that stores a transform so."""
+        shown = "" if self.where is None else f", where={self.where!r}"
+        return f"store({inner}, {dict(self.formats)!r}{shown})"
+
+
+@dataclasses.dataclass(frozen=True)
 class Part:
-    """A rule or a whole with its numbers; `name` is unique in its chain."""
+    """A rule or a whole with its numbers; `name` is unique in its chain. Of `storage` the last that names a slot
+    decides."""
 
     name: str
     of: Rule | Whole
@@ -167,6 +185,7 @@ class Part:
     static: tuple[tuple[str, Any], ...] = ()
     inner: Any = None
     key: Any = None
+    storage: tuple[Storage, ...] = ()
 
     @property
     def rule(self) -> Rule:
@@ -195,6 +214,9 @@ class Part:
 
     def call(self) -> str:
         """The call that makes it."""
+        return functools.reduce(lambda inner, storage: storage.call(inner), self.storage, self._bare_call())
+
+    def _bare_call(self) -> str:
         if isinstance(self.of, Whole) and self.of.name.startswith("foreign"):
             return repr(self.inner)
         arguments = [repr(self.inner)] if self.inner is not None else []

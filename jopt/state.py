@@ -9,6 +9,7 @@ import numpy as np
 
 from jopt import scalars
 from jopt.dtypes import leave
+from jopt.formats import widen
 from jopt.paths import Flat, flatten
 
 
@@ -210,5 +211,6 @@ def eval_params(state: Any, params: Any) -> Any:
                     )
                 found[path] = scope + part
                 stacked = value.ndim > np.ndim(flat[path])
-                new[path] = leave(jnp.mean(value, axis=0) if stacked else value, flat[path].dtype)
+                wide = widen(value, jnp.float32)
+                new[path] = leave(jnp.mean(wide, axis=0) if stacked else wide, flat[path].dtype)
     return layout.unflatten(new)

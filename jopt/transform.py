@@ -121,6 +121,7 @@ def rule(
     every: str | None = None,
     axes: str | None = None,
     transposes: bool = False,
+    lands: bool = False,
     key: Any = None,
 ) -> Transform:
     """Lift an update for one array to a transform over trees.
@@ -140,12 +141,13 @@ def rule(
         complex: "pair", "native" or None; see `jopt.Rule`.
         refresh, every: dear work that is not done in each update; see `jopt.Rule`.
         axes, transposes: what a matrix rule may take for a matrix, and which run together; see `jopt.Rule`.
+        lands: whether it rounds the stepped parameter itself; see `jopt.Rule`.
         key: seed or key of a random rule (one whose step names ``key``).
 
     Raises:
         TypeError, ValueError: a number that is no scalar or outside its domain, an unused name.
     """
-    of = Rule(name, step, slots, shared, reads, complex, refresh, every, axes, transposes)
+    of = Rule(name, step, slots, shared, reads, complex, refresh, every, axes, transposes, lands)
     return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, key=_seed(name, key)),))
 
 

@@ -11,10 +11,10 @@ import jopt
 ROOT = Path(jopt.__file__).parent
 
 LAYERS = (
-    ("scalars", "paths", "dtypes", "linalg", "polar", "axes", "control"),
-    ("rule", "state", "kernel", "engine", "update", "transform"),
+    ("scalars", "paths", "dtypes", "linalg", "polar", "axes", "control", "formats"),
+    ("rule", "state", "chunks", "kernel", "engine", "update", "transform"),
     ("schedules", "clip", "regularize", "plateau", "privacy", "rules"),
-    ("partition", "wrap"),
+    ("partition", "wrap", "storage"),
     ("optimizers", "apply", "explain"),
     ("data",),
     ("train", "models", "testing", "solvers"),

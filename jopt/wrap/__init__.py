@@ -9,12 +9,14 @@ from jopt.wrap.interpolate import gpa, schedule_free, schedule_free_eval_params
 from jopt.wrap.lookahead import lookahead
 from jopt.wrap.monitor import monitor, monitored
 from jopt.wrap.sam import asam, sam, scale_by_adaptive_sharpness
+from jopt.wrap.rounding import compensate, round_stochastically
 
 __all__ = [
     "accumulate",
     "asam",
     "average_params",
     "cautious",
+    "compensate",
     "ema",
     "gpa",
     "hyperball",
@@ -27,6 +29,7 @@ __all__ = [
     "scale_by_adaptive_sharpness",
     "schedule_free",
     "schedule_free_eval_params",
+    "round_stochastically",
     "skip_nonfinite",
     "swa",
 ]
