@@ -176,11 +176,11 @@ from jopt.wrap import (
     monitor,
     monitored,
     nonfinite_report,
+    round_stochastically,
     sam,
     scale_by_adaptive_sharpness,
     schedule_free,
     schedule_free_eval_params,
-    round_stochastically,
     skip_nonfinite,
     swa,
 )

@@ -37,7 +37,6 @@ from jopt.rules.normalized import (
     scale_by_novograd,
 )
 from jopt.rules.norms import (
-    normalize,
     scale_by_hyperball_rate,
     scale_by_param_block_norm,
     scale_by_param_block_rms,

@@ -59,25 +59,6 @@ def scale_by_param_block_rms(min_scale: ScalarOrSchedule = 1e-3) -> Transform:
     )
 
 
-def normalize_shared(grads):
-    norm = grads.norm()
-    return {"norm": jnp.where(norm == 0, 1, norm)}
-
-
-def normalize_step(g, s, p, *, norm):
-    return g / norm, s
-
-
-def normalize() -> Transform:
-    """Give the whole update the norm 1.
-
-        u = g / ‖g‖,   ‖g‖ over all arrays, and 0 where that is 0
-
-    Differs: optax divides 0 by 0. For a norm of choice see `normalize_by_update_norm`.
-    """
-    return rule("normalize", normalize_step, shared=normalize_shared, reads="tree", complex="pair")
-
-
 def shrinking_shared(*, learning_rate):
     root = jnp.sqrt(1 + learning_rate * learning_rate)
     # 1 − 1/√(1 + γ²), without cancellation.

@@ -8,8 +8,8 @@ from jopt.wrap.hyperball import hyperball
 from jopt.wrap.interpolate import gpa, schedule_free, schedule_free_eval_params
 from jopt.wrap.lookahead import lookahead
 from jopt.wrap.monitor import monitor, monitored
-from jopt.wrap.sam import asam, sam, scale_by_adaptive_sharpness
 from jopt.wrap.rounding import compensate, round_stochastically
+from jopt.wrap.sam import asam, sam, scale_by_adaptive_sharpness
 
 __all__ = [
     "accumulate",
@@ -25,11 +25,11 @@ __all__ = [
     "monitor",
     "monitored",
     "nonfinite_report",
+    "round_stochastically",
     "sam",
     "scale_by_adaptive_sharpness",
     "schedule_free",
     "schedule_free_eval_params",
-    "round_stochastically",
     "skip_nonfinite",
     "swa",
 ]

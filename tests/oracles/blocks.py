@@ -123,11 +123,6 @@ def sm3(g, p, s, t, learning_rate, momentum=0.9):
 # Norms and spheres -------------------------------------------------------------------------------
 
 
-def normalize(g, p, s, t):
-    norm = math.sqrt(sum(np.sum(x**2) for x in g.values()))
-    return {name: x / norm for name, x in g.items()}
-
-
 def scale_by_shrinking_rate(g, p, s, t, learning_rate):
     # (p − γg) / √(1 + γ²) − p, where the difference of the two p would cancel.
     shrinkage = -math.expm1(-0.5 * math.log1p(learning_rate**2))

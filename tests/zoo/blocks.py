@@ -57,7 +57,6 @@ RULES = {
         lambda: jopt.differentially_private_aggregate(1.0, 0.5), zero_gradient=False, random=True, elementwise=False
     ),
     "layerwise_decay": Entry(lambda: jopt.layerwise_decay(0.5, 2, PLACES), reads_paths=True),
-    "normalize": Entry(jopt.normalize),
     "scale_by_adam_mini": Entry(lambda: jopt.scale_by_adam_mini(axis=-1), **NATIVE),
     "scale_by_came": Entry(jopt.scale_by_came, **REAL),
     "scale_by_factored_rms": Entry(jopt.scale_by_factored_rms, complex="native"),
@@ -122,7 +121,6 @@ ORACLES = [
     Replay("scale_by_sm3", only=SHAPED, b1=0.8, b2=0.95, eps=1e-4, slow=True),
     Replay("sm3", learning_rate=0.1),
     Replay("sm3", learning_rate=FALL, momentum=RISE, slow=True),
-    Replay("normalize", tree=True),
     Replay("scale_by_shrinking_rate", last=True, learning_rate=FADE),
     Replay("fromage", learning_rate=0.01),
     Replay("fromage", learning_rate=FADE, min_norm=0.5, slow=True),
@@ -207,7 +205,6 @@ OPTAX = [
     Against("fromage", DECAYING, 0.5, slow=True, **CANCELS),
     Against("apply_every", slow=True, bare=True),
     Against("apply_every", 3, bare=True),
-    Against("normalize", bare=True),
 ]
 
 EXCEPTIONS = {
