@@ -134,13 +134,19 @@ def test_adamc_is_adamw_at_a_constant_rate_and_has_one_live_rate():
     tx, other = jopt.adamc(0.1, weight_decay=0.5), jopt.adamw(0.1, weight_decay=0.5)
     np.testing.assert_allclose(updates(tx, [G], P)[0][0]["w"], updates(other, [G], P)[0][0]["w"], rtol=1e-6)
     still = jax.tree.map(jnp.zeros_like, G)
-    (u,), _ = updates(tx, [still], P, learning_rate=0.05)
+    _, state = updates(tx, [still], P)
+    u, _ = tx.update(still, jopt.set_hyperparams(state, learning_rate=0.05), P)
     np.testing.assert_allclose(u["w"], -0.05 * 0.5 * 0.5 * P["w"], rtol=1e-6)
 
 
-def test_adamc_asks_for_the_largest_rate_of_a_schedule():
-    with pytest.raises(TypeError, match="max_learning_rate=None were given"):
-        jopt.adamc(schedules.linear_schedule(0.1, 0.0, 4))
+def test_adamc_without_a_maximum_takes_the_largest_rate_so_far():
+    still = jax.tree.map(jnp.zeros_like, G)
+    rates = [0.0, 0.1, 0.2, 0.1, 0.05, 0.0]
+    schedule = schedules.join_schedules([schedules.constant_schedule(rate) for rate in rates], [1, 2, 3, 4, 5])
+    seen, _ = updates(jopt.adamc(schedule, weight_decay=0.5), [still] * 6, P)
+    for n, u in enumerate(seen):
+        expected = rates[n] ** 2 / max(rates[: n + 1]) * 0.5 if n else 0.0
+        np.testing.assert_allclose(u["w"], -expected * P["w"], rtol=1e-5)
 
 
 def test_adamc_decays_only_what_is_chosen():

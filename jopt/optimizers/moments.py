@@ -383,21 +383,12 @@ def adamc(
     u = −γ (Adam(g) + λ(γ / γ_max) p)
 
     Args:
-        max_learning_rate: γ_max; None takes `learning_rate`, which must then be a number.
+        max_learning_rate: γ_max; None takes the largest rate so far.
         mask, where: of the parameters to decay. Their numbers are then named ``decayed/...``, those of the
             others ``rest/...``, the learning rate included.
-
-    Raises:
-        TypeError: the learning rate is a schedule and `max_learning_rate` is not given.
     """
-    if max_learning_rate is None and callable(learning_rate):
-        raise TypeError(
-            f"adamc: learning_rate={learning_rate!r} and max_learning_rate=None were given, the largest rate of "
-            f"the schedule was expected. Pass for example max_learning_rate=1e-3."
-        )
-    top = learning_rate if max_learning_rate is None else max_learning_rate
     moments = scale_by_adam(b1, b2, eps, eps_root, mu_dtype)
-    step = scale_with_corrected_decay(learning_rate, top, weight_decay)
+    step = scale_with_corrected_decay(learning_rate, weight_decay, max_learning_rate)
     if mask is None and where is None:
         return chain(moments, step)
     decayed = chosen_by_mask(mask) if where is None else choose(where)

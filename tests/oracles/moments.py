@@ -268,18 +268,19 @@ def stable_adamw(g, p, s, t, learning_rate, weight_decay=1e-2, **numbers):
 # Decay and caution -------------------------------------------------------------------------------
 
 
-def scale_with_corrected_decay(g, p, s, t, learning_rate, max_learning_rate, weight_decay):
+def scale_with_corrected_decay(g, p, s, t, learning_rate, weight_decay, max_learning_rate=None):
     # Defazio 2025: x ← x − γ_t (u + (γ_t / γ_max) λ x).
-    return -learning_rate * g - learning_rate**2 / max_learning_rate * weight_decay * p
+    s["peak"] = max(s.get("peak", 0.0), learning_rate)
+    top = s["peak"] if max_learning_rate is None else max_learning_rate
+    return -learning_rate * g - learning_rate**2 / top * weight_decay * p
 
 
 def adamc(
     g, p, s, t, learning_rate, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, weight_decay=1e-4, max_learning_rate=None
 ):
-    top = learning_rate if max_learning_rate is None else max_learning_rate
     m, v = _mean(g, s, "m", b1), _mean(g**2, s, "v", b2)
     u = m / (1.0 - b1**t) / (np.sqrt(v / (1.0 - b2**t) + eps_root) + eps)
-    return scale_with_corrected_decay(u, p, s, t, learning_rate, top, weight_decay)
+    return scale_with_corrected_decay(u, p, s, t, learning_rate, weight_decay, max_learning_rate)
 
 
 def add_cautious_decay(g, p, s, t, weight_decay=0.0):

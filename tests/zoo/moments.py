@@ -56,9 +56,8 @@ RULES = {
     "scale_by_smooth_lion": Entry(jopt.scale_by_smooth_lion),
     "scale_by_stable_adam": Entry(jopt.scale_by_stable_adam, **ARRAY),
     "scale_by_yogi": Entry(jopt.scale_by_yogi, zero_gradient=False),
-    "scale_with_corrected_decay": Entry(
-        lambda: jopt.scale_with_corrected_decay(DECAYED, 0.05, 0.01), zero_gradient=False
-    ),
+    "scale_with_a_maximum": Entry(lambda: jopt.scale_with_corrected_decay(DECAYED, 0.01, 0.05), zero_gradient=False),
+    "scale_with_corrected_decay": Entry(lambda: jopt.scale_with_corrected_decay(DECAYED, 0.01), zero_gradient=False),
 }
 
 WRAPPERS = {
@@ -124,6 +123,7 @@ ORACLES = [
     Replay("scale_by_stable_adam", only=[*LEAVES, "wide"]),
     Replay("stable_adamw", learning_rate=FALL, b2=0.9, weight_decay=FADE),
     Replay("scale_with_corrected_decay", last=True, learning_rate=FALL, max_learning_rate=0.05, weight_decay=0.1),
+    Replay("scale_with_corrected_decay", last=True, learning_rate=RISE, weight_decay=0.01, slow=True),
     Replay("adamc", learning_rate=0.01, slow=True, tolerance=ROUNDED),
     Replay("adamc", learning_rate=FALL, max_learning_rate=0.05, weight_decay=0.1, **on(["kernel"], where="kernel")),
     Replay("add_cautious_decay", weight_decay=0.1, slow=True),
@@ -151,6 +151,7 @@ SYMBOLS = {
     "scale_by_smooth_lion": {"mu": ("m",)},
     "scale_by_stable_adam": {"mu": ("m",), "nu": ("v",)},
     "scale_by_yogi": {"mu": ("m",), "nu": ("v",)},
+    "scale_with_corrected_decay": {"peak": ("peak",)},
 }
 
 RANDOM = {"noisy_sgd": "add_noise has a test of its statistics in test_oracles.py"}
