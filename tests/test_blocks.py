@@ -96,7 +96,7 @@ def test_hyperball_stays_on_the_sphere_and_steps_by_the_angle():
     tx = jopt.hyperball(jopt.scale_by_adam(), 0.1)
     state, before, radius = tx.init(params), params, float(jnp.linalg.norm(params["w"]))
     for t in range(20):
-        g = jax.tree.map(lambda p: jnp.asarray(source.normal(size=p.shape), jnp.float32), params)  # noqa: B023
+        g = jax.tree.map(lambda p: jnp.asarray(source.normal(size=p.shape), jnp.float32), params)
         u, state = tx.update(g, state, params)
         before, params = params, jopt.apply_updates(params, u)
         assert float(jnp.linalg.norm(params["w"])) == pytest.approx(radius, rel=1e-5)
