@@ -155,7 +155,7 @@ def test_single_precision_follows_the_paper(case):
 def test_every_public_rule_and_optimizer_has_a_transcription():
     public = {name: getattr(jopt, name) for name in (*jopt.optimizers.__all__, *jopt.rules.__all__)}
     for name, value in vars(jopt).items():
-        if getattr(value, "__module__", "") in ("jopt.clip", "jopt.regularize", "jopt.plateau"):
+        if getattr(value, "__module__", "") in ("jopt.clip", "jopt.regularize", "jopt.plateau", "jopt.privacy"):
             public[name] = value
     assert public.keys() - RANDOM.keys() == {case.name for case in ORACLES} - set(jopt.wrap.__all__)
     for case in ORACLES:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from oracles.classic import add_decayed_weights, scale_by_adam, scale_by_ema
+from oracles import classic
 
 # Adafactor ---------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ def adafactor(
     u = scale_by_factored_rms(g, p, s, t, True, decay_rate, decay_offset, min_dim_size_to_factor, eps)
     u = -learning_rate * (_clip_rms(u, clipping_threshold) if clipping_threshold is not None else u)
     u = scale_by_param_block_rms(u, p, s, t) if multiply_by_parameter_scale else u
-    u = u if momentum is None else scale_by_ema(u, p, s, t, momentum, debias=False)
+    u = u if momentum is None else classic.scale_by_ema(u, p, s, t, momentum, debias=False)
     return u - weight_decay_rate * p
 
 
@@ -146,7 +146,7 @@ def scale_by_hyperball_rate(g, p, s, t, learning_rate):
 
 
 def hyperball(g, p, s, t, learning_rate, rest_learning_rate=None):
-    u = scale_by_adam(g, p, s, t)
+    u = classic.scale_by_adam(g, p, s, t)
     if p.ndim > 1:
         return scale_by_hyperball_rate(u, p, s, t, learning_rate)
     return -(learning_rate if rest_learning_rate is None else rest_learning_rate) * u
@@ -175,7 +175,7 @@ def scale_by_adam_mini(g, p, s, t, b1=0.9, b2=0.999, eps=1e-8, axis=None, parts=
 def adam_mini(g, p, s, t, learning_rate, weight_decay=0.0, parts=None, **numbers):
     axis = None if g.ndim < 2 else -1  # vectors are one block, and of all other leaves here a block is a neuron
     u = scale_by_adam_mini(g, p, s, t, axis=axis, parts=parts, **numbers)
-    return -learning_rate * add_decayed_weights(u, p, s, t, weight_decay)
+    return -learning_rate * classic.add_decayed_weights(u, p, s, t, weight_decay)
 
 
 def layerwise_decay(g, p, s, t, decay):

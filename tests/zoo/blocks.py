@@ -220,6 +220,8 @@ UNCOMPARED = {
 }
 
 RANDOM = {
+    "per_example_global_norm_clip": "a plain function; in test_privacy.py",
+    "per_example_layer_norm_clip": "a plain function; in test_privacy.py",
     "unitwise_clip": "a plain function; in test_privacy.py",
     "unitwise_norm": "a plain function; in test_privacy.py",
 }
