@@ -9,6 +9,7 @@ from jopt import data, schedules
 from jopt.apply import apply_gradients, apply_updates
 from jopt.clip import adaptive_grad_clip, centralize, clip, clip_by_block_rms, clip_by_global_norm, zero_nans
 from jopt.explain import explain
+from jopt.migrate import OptaxStateError, from_optax
 from jopt.optimizers import (
     adadelta,
     adagrad,
@@ -33,7 +34,7 @@ from jopt.optimizers import (
     sign_sgd,
     signum,
 )
-from jopt.partition import chain, freeze, partition
+from jopt.partition import chain, freeze, multi_transform, named_chain, partition, selective_transform
 from jopt.paths import Leaf, TreeMismatchError, everything_else, ndim, path
 from jopt.plateau import reduce_on_plateau
 from jopt.regularize import (
@@ -83,13 +84,19 @@ from jopt.train.lr_find import LRFind, lr_find
 from jopt.train.lr_sweep import LRSweep, lr_sweep
 from jopt.transform import Transform, masked, rule, whole
 from jopt.wrap import (
+    MultiSteps,
     accumulate,
+    apply_if_finite,
     asam,
     average_params,
+    conditionally_mask,
+    conditionally_transform,
     ema,
     gpa,
+    inject_hyperparams,
     lawa,
     lookahead,
+    measure_with_ema,
     monitor,
     monitored,
     nonfinite_report,
@@ -97,7 +104,10 @@ from jopt.wrap import (
     scale_by_adaptive_sharpness,
     schedule_free,
     schedule_free_eval_params,
+    skip_large_updates,
     skip_nonfinite,
+    skip_not_finite,
+    snapshot,
     swa,
 )
 

@@ -15,7 +15,7 @@ LAYERS = (
     ("rule", "state", "kernel", "engine", "update", "transform"),
     ("schedules", "clip", "regularize", "plateau", "rules"),
     ("partition", "wrap"),
-    ("optimizers", "apply", "explain"),
+    ("optimizers", "apply", "explain", "migrate"),
     ("data",),
     ("train", "models", "testing"),
     ("cli", "__main__"),

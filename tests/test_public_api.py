@@ -27,6 +27,9 @@ scale_by_muon scale_by_nadam scale_by_rms scale_by_root_sum scale_by_rss scale_b
 scale_by_sign scale_by_stddev scale_by_trust_ratio scale_by_uncorrected_adam set_hyperparams set_to_zero sgd sign_sgd
 signum skip_nonfinite soft_threshold sweep_axes trace whole zero_nans
 gpa gpa_adamw lawa lookahead schedule_free schedule_free_adamw schedule_free_eval_params schedule_free_sgd swa
+MultiSteps apply_if_finite conditionally_mask conditionally_transform inject_hyperparams measure_with_ema
+multi_transform named_chain selective_transform skip_large_updates skip_not_finite snapshot
+OptaxStateError from_optax
 asam normalize sam scale_by_adaptive_sharpness
 """
 
