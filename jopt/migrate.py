@@ -1,7 +1,7 @@
 """States of optax read into states of jopt, so that a run that began there goes on here."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -48,18 +48,18 @@ def from_optax(tx: Any, optax_state: Any, params: Any, count: int | None = None)
     transform = as_transform(tx, "from_optax")
     fast = getattr(params, "fast", params)
     return _Reading(fast, getattr(params, "slow", None)).state(
-        transform.parts, transform.init(fast), optax_state, count
+        transform.parts, cast(State, transform.init(fast)), optax_state, count
     )
 
 
 def _pieces(state: Any) -> Iterator[Any]:
     """The states of single transforms, in the order in which they run."""
-    if isinstance(state, optax.MaskedState):
-        yield from _pieces(state.inner_state)
-    elif isinstance(state, tuple) and hasattr(state, "_fields"):
-        yield state
-        if hasattr(state, "hyperparams"):
-            yield from _pieces(state.inner_state)
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        through = isinstance(state, optax.MaskedState)
+        if not through:
+            yield state
+        if through or hasattr(state, "hyperparams"):
+            yield from _pieces(getattr(state, "inner_state", ()))
     elif isinstance(state, tuple | list | Mapping):
         for member in state.values() if isinstance(state, Mapping) else state:
             yield from _pieces(member)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jopt.rule import Own, Whole
 from jopt.rules.slots import dtype_name
-from jopt.scalars import DECAY, number
+from jopt.scalars import DECAY, number, raw
 from jopt.transform import Transform, whole
 
 
@@ -112,9 +112,9 @@ def measure_with_ema(
         debias: whether to correct the start from zero.
         accumulator_dtype: dtype of the average; None is float32, or float64 under x64.
     """
-    decay = number(decay, "measure_with_ema", "decay", DECAY)
+    weight = raw(number(decay, "measure_with_ema", "decay", DECAY))
     dtype = dtype_name(accumulator_dtype, "measure_with_ema", "accumulator_dtype")
-    return AveragedMeasure(measure, decay, bool(debias), dtype)
+    return AveragedMeasure(measure, weight, bool(debias), dtype)
 
 
 def _first(what, tree):
