@@ -18,6 +18,7 @@ from jopt.clip import (
     zero_nans,
 )
 from jopt.explain import explain
+from jopt.migrate import OptaxStateError, from_optax
 from jopt.optimizers import (
     acprop,
     adabelief,
@@ -71,7 +72,7 @@ from jopt.optimizers import (
     stable_adamw,
     yogi,
 )
-from jopt.partition import chain, freeze, partition
+from jopt.partition import chain, freeze, multi_transform, named_chain, partition, selective_transform
 from jopt.paths import Leaf, TreeMismatchError, everything_else, ndim, path
 from jopt.plateau import reduce_on_plateau
 from jopt.privacy import (
@@ -163,7 +164,9 @@ from jopt.train.lr_find import LRFind, lr_find
 from jopt.train.lr_sweep import LRSweep, lr_sweep
 from jopt.transform import Transform, masked, rule, whole
 from jopt.wrap import (
+    MultiSteps,
     accumulate,
+    apply_if_finite,
     asam,
     average_params,
     cautious,
@@ -171,8 +174,14 @@ from jopt.wrap import (
     ema,
     gpa,
     hyperball,
+    conditionally_mask,
+    conditionally_transform,
+    ema,
+    gpa,
+    inject_hyperparams,
     lawa,
     lookahead,
+    measure_with_ema,
     monitor,
     monitored,
     nonfinite_report,
@@ -181,7 +190,10 @@ from jopt.wrap import (
     scale_by_adaptive_sharpness,
     schedule_free,
     schedule_free_eval_params,
+    skip_large_updates,
     skip_nonfinite,
+    skip_not_finite,
+    snapshot,
     swa,
 )
 

@@ -10,9 +10,9 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from jopt.paths import MaskFunction, MaskTree, Where
+from jopt.paths import Labelled, MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
 LEAF_KEYWORDS = frozenset({"param_dtype", "chance"})
@@ -235,6 +235,9 @@ class Group:
 
     def call(self) -> str:
         """The call that makes it."""
+        if self.cases and all(isinstance(chooser, Labelled) for _, chooser, _ in self.cases):
+            transforms = ", ".join(f"{cast(Labelled, w).label!r}: {chain_call(p)}" for _, w, p in self.cases)
+            return f"partition({{{transforms}}}, {self.cases[0][1]!r})"
         if self.total:
             cases = ", ".join(f"({n!r}, {w!r}, {chain_call(p)})" for n, w, p in self.cases)
             return f"partition([{cases}]{'' if self.idle == 'error' else f', idle={self.idle!r}'})"

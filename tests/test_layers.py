@@ -15,7 +15,7 @@ LAYERS = (
     ("rule", "state", "chunks", "kernel", "engine", "update", "transform"),
     ("schedules", "clip", "regularize", "plateau", "privacy", "rules"),
     ("partition", "wrap", "storage"),
-    ("optimizers", "apply", "explain"),
+    ("optimizers", "apply", "explain", "migrate"),
     ("data",),
     ("train", "models", "testing", "solvers"),
     ("cli", "__main__"),

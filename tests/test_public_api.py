@@ -38,6 +38,9 @@ scale_by_smooth_lion scale_by_stable_adam scale_by_yogi scale_with_corrected_dec
 yogi
 Minimum lbfgs minimize scale_by_backtracking_linesearch scale_by_lbfgs scale_by_zoom_linesearch value_and_grad_from_state
 gpa gpa_adamw lawa lookahead schedule_free schedule_free_adamw schedule_free_eval_params schedule_free_sgd swa
+MultiSteps apply_if_finite conditionally_mask conditionally_transform inject_hyperparams measure_with_ema
+multi_transform named_chain selective_transform skip_large_updates skip_not_finite snapshot
+OptaxStateError from_optax
 asam normalize sam scale_by_adaptive_sharpness
 """
 

@@ -135,8 +135,8 @@ LATEST = Whole("average_latest", latest_update, latest_init)
 
 def average_latest(k: int, every: ScalarOrSchedule) -> Transform:
     """Keep checkpoints of the stepped parameters; the part of `lawa` that does so."""
-    k = integer(k, "lawa", "k", 1)
-    return whole(LATEST, hyper={"every": every}, static={"k": k}, domain={"every": "[1, inf)"})
+    static = {"k": integer(k, "lawa", "k", 1)}
+    return whole(LATEST, hyper={"every": every}, static=static, domain={"every": "[1, inf)"})
 
 
 def lawa(tx: Any, k: int, every: ScalarOrSchedule) -> Transform:

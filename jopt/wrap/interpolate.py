@@ -107,8 +107,8 @@ def schedule_free(
                 f"schedule_free: learning_rate=None was given and the base has {rates} learning rates, exactly one was "
                 f"expected. Pass the rate that weighs the average."
             )
-    numbers = {"b1": b1, "weight_lr_power": weight_lr_power}
-    static = {"state_dtype": dtype_name(state_dtype, "schedule_free", "state_dtype")}
+    numbers: dict[str, Any] = {"b1": b1, "weight_lr_power": weight_lr_power}
+    static: dict[str, Any] = {"state_dtype": dtype_name(state_dtype, "schedule_free", "state_dtype")}
     # A schedule is called by the update itself, one step ahead of the clock.
     (static if learning_rate is None or callable(learning_rate) else numbers)["learning_rate"] = learning_rate
     domain = {"learning_rate": NONNEGATIVE, "b1": FRACTION}
