@@ -27,6 +27,16 @@ from jopt.optimizers.classic import (
     signum,
 )
 from jopt.optimizers.matrix import muon
+from jopt.optimizers.tuned import (
+    cocob,
+    dadapt_adamw,
+    dog,
+    dowg,
+    momo,
+    momo_adam,
+    polyak_sgd,
+    prodigy,
+)
 
 __all__ = [
     "adadelta",
@@ -36,14 +46,22 @@ __all__ = [
     "adamaxw",
     "adamw",
     "amsgrad",
+    "cocob",
+    "dadapt_adamw",
+    "dog",
+    "dowg",
     "lamb",
     "lars",
     "lion",
     "momentum",
+    "momo",
+    "momo_adam",
     "muon",
     "nadam",
     "nadamw",
     "nesterov",
+    "polyak_sgd",
+    "prodigy",
     "rmsprop",
     "sgd",
     "sign_sgd",

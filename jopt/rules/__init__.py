@@ -8,8 +8,25 @@ from jopt.rules.adam import (
     scale_by_nadam,
     scale_by_uncorrected_adam,
 )
+from jopt.rules.cocob import (
+    scale_by_cocob,
+)
+from jopt.rules.distance import (
+    scale_by_distance_over_gradients,
+    scale_by_dog,
+    scale_by_dowg,
+)
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
+from jopt.rules.polyak import (
+    scale_by_momo,
+    scale_by_momo_adam,
+    scale_by_polyak,
+)
+from jopt.rules.prodigy import (
+    scale_by_dadapt_adamw,
+    scale_by_prodigy,
+)
 from jopt.rules.scale import (
     identity,
     scale,
@@ -29,11 +46,20 @@ __all__ = [
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_amsgrad",
+    "scale_by_cocob",
+    "scale_by_dadapt_adamw",
+    "scale_by_distance_over_gradients",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_ema",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_momo",
+    "scale_by_momo_adam",
     "scale_by_muon",
     "scale_by_nadam",
+    "scale_by_polyak",
+    "scale_by_prodigy",
     "scale_by_rms",
     "scale_by_root_sum",
     "scale_by_rss",
