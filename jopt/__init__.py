@@ -37,6 +37,7 @@ from jopt.optimizers import (
     sgd,
     sign_sgd,
     signum,
+    sophia,
 )
 from jopt.partition import chain, freeze, partition
 from jopt.paths import Leaf, TreeMismatchError, everything_else, ndim, path
@@ -52,6 +53,8 @@ from jopt.regularize import (
 )
 from jopt.rule import Own, Rule, Whole
 from jopt.rules import (
+    gauss_newton_estimator_diag_hessian,
+    hutchinson_estimator_diag_hessian,
     identity,
     nesterov_trace,
     normalize_by_update_norm,
@@ -80,6 +83,7 @@ from jopt.rules import (
     scale_by_schedule,
     scale_by_shape,
     scale_by_sign,
+    scale_by_sophia,
     scale_by_stddev,
     scale_by_trust_ratio,
     scale_by_uncorrected_adam,
@@ -99,6 +103,7 @@ from jopt.wrap import (
     accumulate,
     average_params,
     ema,
+    mechanize,
     monitor,
     monitored,
     nonfinite_report,

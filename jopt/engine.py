@@ -122,15 +122,17 @@ class Plan:
             if not part.whole.complex and jnp.iscomplexobj(p):
                 raise refusal(part, path, p, "a real array", "keep real and imaginary parts as two parameters")
         init = part.whole.init
+        key = {"key": random_key(numbers[f"{part.name}/key"])} if part.key is not None else {}
         if init is None:
-            return Own()
+            return Own(scalars=key)
         inner = part.inner
         if isinstance(inner, Plan):
             below = numbers[f"{part.name}/"]
             inner = functools.partial(part.inner.init, below, tree=tree)
         available = dict(part.static) | mine | {"layout": tree.layout, "inner": inner}
         wide = {path: dtypes.compute(p) for path, p in params.items()}
-        return init(wide, **named(init, available, part))
+        own = init(wide, **named(init, available, part))
+        return own._replace(scalars=own.scalars | key)
 
     def claims(self, tree: Tree) -> list[tuple[str, ...]]:
         """For each part of the flat sequence, the trained leaves it claims.

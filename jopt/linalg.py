@@ -135,23 +135,25 @@ def global_norm(leaves: Sequence[Any], axis_name: Any = None) -> jax.Array:
 _MOST = dtypes.SATURATION**2
 
 
-def total(term: Callable[..., jax.Array], *trees: Mapping[str, jax.Array]) -> jax.Array:
+def total(term: Callable[..., jax.Array], *trees: Mapping[str, jax.Array], **numbers: jax.Array) -> jax.Array:
     """Σ term(x, y, ...) over all elements of flat trees of real arrays, within ±1e36.
 
     Args:
         term: a module-level function of one array of each tree, element by element.
         trees: of the same paths; the arrays of a path have one shape and dtype.
+        numbers: scalars that the term takes by name, in the dtype of its arrays.
     """
     result = jnp.zeros((), scalar_dtype())
     for alike in _chunks([tuple(tree[path] for tree in trees) for path in trees[0]]):
-        result = _add_terms(term, result, alike)
+        result = _add_terms(term, result, alike, numbers)
     return jnp.clip(result, -_MOST, _MOST)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _add_terms(term, result, leaves):
+def _add_terms(term, result, leaves, numbers):
     for arrays in leaves:
-        result = result + jnp.sum(term(*arrays)).astype(result.dtype)
+        own = {name: x.astype(arrays[0].dtype) for name, x in numbers.items()}
+        result = result + jnp.sum(term(*arrays, **own)).astype(result.dtype)
     return result
 
 

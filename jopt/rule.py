@@ -71,6 +71,7 @@ class Whole:
         complex: whether complex leaves are understood.
         enters: whether gradients arrive in the compute dtype, saturated. If not, they may still be as
             the user gave them, and the functions call `dtypes.enter`, fused with what they do.
+        wraps: the argument of the factory that takes the wrapped transform, where it is not the first.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Whole:
     apply: Callable[..., Any] | None = None
     complex: bool = True
     enters: bool = True
+    wraps: str = ""
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
@@ -133,7 +135,8 @@ class Part:
         """The call that makes it."""
         if isinstance(self.of, Whole) and self.of.name.startswith("foreign"):
             return repr(self.inner)
-        arguments = [repr(self.inner)] if self.inner is not None else []
+        keyword = f"{self.of.wraps}=" if isinstance(self.of, Whole) and self.of.wraps else ""
+        arguments = [f"{keyword}{self.inner!r}"] if self.inner is not None else []
         arguments += [f"{name}={value!r}" for name, value in (*self.hyper, *self.static)]
         arguments += [f"key={self.key!r}"] if self.key is not None else []
         return f"{self.of.name}({', '.join(arguments)})"

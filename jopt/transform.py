@@ -150,6 +150,7 @@ def whole(
     static: Mapping[str, Any] | None = None,
     domain: Mapping[str, str] | None = None,
     inner: Any = None,
+    key: Any = None,
 ) -> Transform:
     """Lift a part written by hand on the flat form (see `jopt.Whole`) to a transform.
 
@@ -157,9 +158,12 @@ def whole(
         of: its functions.
         hyper, static, domain: as for `rule`.
         inner: a transform it wraps; its functions then name ``inner``.
+        key: seed or key of a random part (one whose update names ``key``, and gets one for each step).
     """
     inner = inner if inner is None or isinstance(inner, Transform) else as_transform(inner, of.name)
-    return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, inner=inner),))
+    return make_transform(
+        (make_part(of, hyper or {}, static or {}, domain or {}, inner=inner, key=_seed(of.name, key)),)
+    )
 
 
 # Foreign transforms ------------------------------------------------------------------------------

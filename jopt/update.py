@@ -218,7 +218,7 @@ class _Update:
             kernel = self.plan.kernels.leaf(program, names, entering, mode or "compute", dtype)
             p = None if self.params is None else self.params[path]
             self.values[path], new = kernel(
-                self.values[path], self._slots_at(program, path), p, vector, others, _salt(path) if others else None
+                self.values[path], self._slots_at(program, path), p, vector, others, salt(path) if others else None
             )
             self._store(new, path)
             self.pending[path] = []
@@ -236,20 +236,24 @@ class _Update:
             grads = [self.values[path] for path in batch]
             slots = [self._slots_at((index,), path).get(index, {}) for path in batch]
             params = [None if self.params is None else self.params[path] for path in batch]
-            results = run(grads, slots, params, vector, others, [_salt(path) for path in batch])
+            results = run(grads, slots, params, vector, others, [salt(path) for path in batch])
             for path, (value, new) in zip(batch, results, strict=True):
                 self.values[path] = value
                 self._store({index: new}, path)
 
     def _run_whole(self, part: Part, paths: tuple[str, ...], function: Any) -> None:
         self._flush(paths, "compute" if part.whole.enters else None)
-        own = Own(self.slots.get(part.name, {}), self.scalars.get(part.name, {}), self.inner.get(part.name))
+        kept = dict(self.scalars.get(part.name, {}))
+        key = {"key": kept.pop("key")} if part.key is not None else {}
+        own = Own(self.slots.get(part.name, {}), kept, self.inner.get(part.name))
         tree, inner = self.tree.only(paths), part.inner
         if isinstance(inner, Plan):
             inner = Inner(inner, tree, self.numbers[f"{part.name}/"], self.extra)
         available = self.available | dict(part.static) | self._hyper_of(part)
         available |= {"layout": tree.layout, "inner": inner, "extra": self.extra}
         available |= {"measures": self.measures, "norms": self.norms}
+        if key:
+            available["key"] = jax.random.fold_in(key["key"], self.state.count)
         grads = {path: self.values[path] for path in paths}
         params = None if self.params is None else {path: self.params[path] for path in paths}
         if params is None and function is part.whole.apply:
@@ -264,9 +268,9 @@ class _Update:
             )
         self.values |= values
         self.entered |= set(paths)
-        for kept, new in ((self.slots, own.slots), (self.scalars, own.scalars)):
+        for mine, new in ((self.slots, own.slots), (self.scalars, own.scalars | key)):
             if new:
-                kept[part.name] = new
+                mine[part.name] = new
         if own.inner is not None:
             self.inner[part.name] = own.inner
 
@@ -283,5 +287,6 @@ class _Update:
                 self.slots[self.plan.flat[index].name][slot][path] = x
 
 
-def _salt(path: str) -> np.uint32:
-    return np.uint32(zlib.crc32(path.encode()))  # stable across processes, unlike hash()
+def salt(path: str) -> np.uint32:
+    """A number of the path, to fold into random keys; stable across processes, unlike `hash`."""
+    return np.uint32(zlib.crc32(path.encode()))

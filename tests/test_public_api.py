@@ -43,6 +43,11 @@ polyak_sgd
 momo
 momo_adam
 cocob
+hutchinson_estimator_diag_hessian
+gauss_newton_estimator_diag_hessian
+scale_by_sophia
+sophia
+mechanize
 """
 
 NAMES = sorted(

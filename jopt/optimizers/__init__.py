@@ -36,6 +36,7 @@ from jopt.optimizers.tuned import (
     momo_adam,
     polyak_sgd,
     prodigy,
+    sophia,
 )
 
 __all__ = [
@@ -66,4 +67,5 @@ __all__ = [
     "sgd",
     "sign_sgd",
     "signum",
+    "sophia",
 ]

@@ -16,6 +16,7 @@ from jopt.rules import (
     scale_by_momo_adam,
     scale_by_polyak,
     scale_by_prodigy,
+    scale_by_sophia,
 )
 from jopt.scalars import ScalarOrSchedule
 from jopt.transform import Transform
@@ -29,6 +30,7 @@ __all__ = [
     "momo_adam",
     "polyak_sgd",
     "prodigy",
+    "sophia",
 ]
 
 
@@ -158,3 +160,24 @@ def cocob(
     See `scale_by_cocob`.
     """
     return chain(add_decayed_weights(weight_decay, mask), scale(learning_rate), scale_by_cocob(alpha, eps))
+
+
+def sophia(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.965,
+    b2: ScalarOrSchedule = 0.99,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    weight_decay_mask: Any = None,
+    gamma: ScalarOrSchedule = 0.01,
+    clip_threshold: ScalarOrSchedule | None = 1.0,
+    update_interval: int = 10,
+    hessian_diagonal_fn: Any = None,
+    mu_dtype: Any = None,
+) -> Transform:
+    """Sophia: momentum over a diagonal of the curvature, clipped; ``update(..., obj_fn=loss_of_params)``.
+
+    See `scale_by_sophia`, also for Sophia-G.
+    """
+    rule = scale_by_sophia(b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype)
+    return chain(rule, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate))

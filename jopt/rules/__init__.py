@@ -11,6 +11,11 @@ from jopt.rules.adam import (
 from jopt.rules.cocob import (
     scale_by_cocob,
 )
+from jopt.rules.curvature import (
+    gauss_newton_estimator_diag_hessian,
+    hutchinson_estimator_diag_hessian,
+    scale_by_sophia,
+)
 from jopt.rules.distance import (
     scale_by_distance_over_gradients,
     scale_by_dog,
@@ -38,6 +43,8 @@ from jopt.rules.sign import scale_by_lion, scale_by_sign
 from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 
 __all__ = [
+    "gauss_newton_estimator_diag_hessian",
+    "hutchinson_estimator_diag_hessian",
     "identity",
     "nesterov_trace",
     "normalize_by_update_norm",
@@ -66,6 +73,7 @@ __all__ = [
     "scale_by_schedule",
     "scale_by_shape",
     "scale_by_sign",
+    "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",

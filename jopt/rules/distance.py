@@ -63,7 +63,7 @@ def scale_by_dog(init_step: tuple[str, float], eps: ScalarOrSchedule = 1e-8) -> 
         eps: ε ≥ 0.
 
     Differs: G stops at 1e37 and does not overflow.
-    Reference: [ivgi2023dog], Algorithm 1.
+    Reference: [ivgi2023dog].
     """
     kinds = ("distance", "heuristic", "learning_rate")
     if not (isinstance(init_step, tuple | list) and len(init_step) == 2 and init_step[0] in kinds):
@@ -158,7 +158,7 @@ def scale_by_distance_over_gradients(
 
     Differs: G stops at 1e37 and does not overflow; a scalar parameter keeps its shape (in optax its
         update has one axis).
-    Reference: [ivgi2023dog], section 3.3.
+    Reference: [ivgi2023dog].
     """
     name = "scale_by_distance_over_gradients"
     return rule(

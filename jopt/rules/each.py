@@ -43,8 +43,8 @@ def opened(name: str, grads: Flat, own: Own, params: Flat | None) -> tuple[Flat,
         if wrong:
             raise StateMismatchError(
                 f"update: for the parameter {wrong[0]!r} the state of {name} holds {slot} of shape "
-                f"{got.get(wrong[0])}, {expected.get(wrong[0])} was expected. The state was made for other parameters: make one with "
-                f"init(params)."
+                f"{got.get(wrong[0])}, {expected.get(wrong[0])} was expected. The state was made for other "
+                f"parameters: make one with init(params)."
             )
     return g, x
 
@@ -76,7 +76,9 @@ def each(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(step, g, s, p, numbers):
-    return step(g, s, p, **{name: x.astype(g.dtype) for name, x in numbers.items()})
+    numbers = {name: x.astype(g.dtype) for name, x in numbers.items()}
+    u, new = step(g, {name: x.astype(g.dtype) for name, x in s.items()}, p, **numbers)
+    return u, {name: dtypes.leave(new[name], x.dtype) for name, x in s.items()}
 
 
 def over(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -52,7 +52,7 @@ def scale_by_polyak(
         eps: ε ≥ 0.
         variant: "sps", or "sps+" for a gap of at least 0; with "sps" a loss below f* goes uphill.
 
-    Reference: [loizou2021stochastic], equation 3, and [garrigos2023function] for "sps+".
+    Reference: [loizou2021stochastic], and [garrigos2023function] for "sps+".
     """
     if variant not in ("sps", "sps+"):
         raise ValueError(
@@ -174,7 +174,7 @@ def scale_by_momo(
         adapt_lower_bound: estimate f*, never below `lower_bound`; the estimate is
             ``state.scalars["scale_by_momo"]["lower_bound"]``.
 
-    Reference: [schaipp2024momo], Algorithm 1, and section 4 for the estimate.
+    Reference: [schaipp2024momo].
     """
     return whole(
         MOMO,
@@ -257,7 +257,7 @@ def scale_by_momo_adam(
         adapt_lower_bound: estimate f*, never below `lower_bound`; the estimate is
             ``state.scalars["scale_by_momo_adam"]["lower_bound"]``.
 
-    Reference: [schaipp2024momo], Algorithm 3.
+    Reference: [schaipp2024momo].
     """
     return whole(
         MOMO_ADAM,

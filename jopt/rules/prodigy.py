@@ -109,7 +109,7 @@ def scale_by_prodigy(
         safeguard_warmup: s ← β₃s + (d/d₀)dg, so that small rates of a warm-up do not inflate d.
 
     Differs: where s is zero d stays (0/0 in optax).
-    Reference: [mishchenko2024prodigy], Algorithm 4.
+    Reference: [mishchenko2024prodigy].
     """
     numbers = {
         "learning_rate": learning_rate,
@@ -189,7 +189,7 @@ def scale_by_dadapt_adamw(
         weight_decay: λ ≥ 0.
 
     Differs: η has Adam's bias correction, as in optax; where s is zero d stays (0/0 in optax).
-    Reference: [defazio2023learningratefree], Algorithm 5.
+    Reference: [defazio2023learningratefree].
     """
     return whole(
         DADAPT,

@@ -3,12 +3,16 @@
 from jopt.wrap.accumulate import accumulate
 from jopt.wrap.averages import average_params, ema
 from jopt.wrap.guards import nonfinite_report, skip_nonfinite
+from jopt.wrap.mechanic import (
+    mechanize,
+)
 from jopt.wrap.monitor import monitor, monitored
 
 __all__ = [
     "accumulate",
     "average_params",
     "ema",
+    "mechanize",
     "monitor",
     "monitored",
     "nonfinite_report",

@@ -40,7 +40,7 @@ def _squares(xs):
 
 
 def scale_by_dog(g, p, s, t, init_step, eps=1e-8):
-    # Ivgi et al. 2023, equations 1 and 2: η = max ‖x_i − x₀‖ / √Σ‖g_i‖², with r_ε to begin.
+    # Ivgi et al. 2023: η = max ‖x_i − x₀‖ / √Σ‖g_i‖², with r_ε to begin.
     kind, value = init_step
     x0 = s.setdefault("x0", dict(p))
     r_eps = {"distance": value, "heuristic": value * (1.0 + _size(x0)), "learning_rate": 0.0}[kind]
@@ -70,7 +70,7 @@ def dowg(g, p, s, t, learning_rate=1.0, init_estim_sq_dist=None, eps=1e-4, weigh
 
 
 def scale_by_distance_over_gradients(g, p, s, t, reps_rel=1e-6, eps=1e-8, global_scale=1.0):
-    # Layer-wise DoG, section 3.3; x₀ is kept in float32 unless asked otherwise.
+    # Layer-wise DoG; x₀ is kept in float32 unless asked otherwise.
     x0 = s.setdefault("x0", np.asarray(p, np.float32).astype(np.float64))
     s["r"] = max(s.get("r", reps_rel * (1.0 + _size({"": p}))), _size({"": p - x0}))
     s["G"] = s.get("G", 0.0) + _size({"": g}) ** 2
@@ -84,7 +84,7 @@ def scale_by_prodigy(
     g, p, s, t, learning_rate=1.0, b1=0.9, b2=0.999, beta3=None, eps=1e-8, estim_lr0=1e-6, estim_lr_coef=1.0,
     weight_decay=0.0, safeguard_warmup=False,
 ):  # fmt: skip
-    # Mishchenko and Defazio 2024, Algorithm 4, as its authors run it: with Adam's bias correction.
+    # Mishchenko and Defazio 2024, as its authors run it: with Adam's bias correction.
     beta3 = math.sqrt(b2) if beta3 is None else beta3
     x0, d = s.setdefault("x0", dict(p)), s.get("d", estim_lr0)
     eta = d * learning_rate * math.sqrt(1.0 - b2**t) / (1.0 - b1**t)
@@ -104,7 +104,7 @@ def prodigy(g, p, s, t, betas=(0.9, 0.999), **numbers):
 
 
 def scale_by_dadapt_adamw(g, p, s, t, learning_rate=1.0, b1=0.9, b2=0.999, eps=1e-8, estim_lr0=1e-6, weight_decay=0.0):
-    # Defazio and Mishchenko 2023, Algorithm 5, with Adam's bias correction.
+    # Defazio and Mishchenko 2023, with Adam's bias correction.
     sigma, d = math.sqrt(b2), s.get("d", estim_lr0)
     eta = d * learning_rate * math.sqrt(1.0 - b2**t) / (1.0 - b1**t)
     ahead = 0.0
@@ -127,7 +127,7 @@ def dadapt_adamw(g, p, s, t, betas=(0.9, 0.999), **numbers):
 
 
 def scale_by_polyak(g, p, s, t, value, f_min=0.0, max_learning_rate=1.0, eps=0.0, variant="sps"):
-    # Loizou et al. 2021, equation 3 (SPS_max with c = 1); Garrigos et al. 2023 for the positive part.
+    # Loizou et al. 2021 (SPS_max with c = 1); Garrigos et al. 2023 for the positive part.
     gap = value - f_min
     gap = max(gap, 0.0) if variant == "sps+" else gap
     below = _inner(g, g) + eps
@@ -139,18 +139,18 @@ def polyak_sgd(g, p, s, t, value, scaling=1.0, **numbers):
 
 
 def _momentum_model(s, m, p, square, value, beta, product, alpha, share, weight_decay, lower_bound, adapt):
-    # Schaipp et al. 2024, Algorithms 1 and 3: τ = min(α / ρ, ((1 + αλ)(f̄ − ρf* − γ) + ⟨d, x⟩)₊ / ‖d‖²).
+    # Schaipp et al. 2024: τ = min(α / ρ, ((1 + αλ)(f̄ − ρf* − γ) + ⟨d, x⟩)₊ / ‖d‖²).
     s["f"] = beta * s.get("f", 0.0) + (1.0 - beta) * value
     s["gamma"] = beta * s.get("gamma", 0.0) + (1.0 - beta) * product
     ahead, low = _inner(m, p), s.get("low", lower_bound)
     factor = 1.0 + alpha * weight_decay
     height = factor * (s["f"] - s["gamma"]) + ahead
     if adapt and height < factor * share * low:
-        low = max(height / (2.0 * share * factor), lower_bound)  # equation 17: reset
+        low = max(height / (2.0 * share * factor), lower_bound)  # reset
     tau = 0.0
     if square > 2.0**-52:
         tau = min(alpha / share, max(height - factor * share * low, 0.0) / square)
-    if adapt:  # equation 16
+    if adapt:
         s["low"] = max((s["f"] + ahead - s["gamma"] - tau * square / 2.0) / share, lower_bound)
     return tau, alpha * weight_decay / factor
 
@@ -205,3 +205,27 @@ def scale_by_cocob(g, p, s, t, alpha=100.0, eps=1e-8):
 
 def cocob(g, p, s, t, learning_rate=1.0, alpha=100.0, eps=1e-8, weight_decay=0.0):
     return scale_by_cocob(learning_rate * (g + weight_decay * p), p, s, t, alpha, eps)
+
+
+# The scale of another transform's updates -------------------------------------------------------
+
+
+def mechanize(g, p, s, t, weight_decay=1e-2, eps=1e-8, s_init=1e-6, num_betas=None):
+    # Cutkosky et al. 2023, Algorithm 1, around gradient descent with rate 1; three betas with the larger s_init.
+    num_betas = 3 if s_init > 1e-3 else 6
+    betas = 1.0 - 0.1 ** np.arange(1, num_betas + 1)
+    x0, delta = s.setdefault("x0", dict(p)), s.get("delta", {name: np.zeros_like(x) for name, x in p.items()})
+    scales = s.get("s", np.full(num_betas, s_init))
+    m_old = s.get("m", np.zeros(num_betas))
+    decay = weight_decay * np.sum(scales) * _size(g) / (_size(p) + eps)
+    # The authors' sign: h = ⟨g, Δ⟩ with Δ the sum of the steps, of which −Δ is kept.
+    h = _inner({name: g[name] + decay * p[name] for name in g}, delta)
+    s["m"] = np.maximum(betas * m_old, abs(h) + eps)
+    s["v"] = betas**2 * s.get("v", 0.0) + h**2
+    s["r"] = betas * s.get("r", 0.0) + np.clip(h, -m_old, m_old) * scales
+    s["s"] = (s_init / num_betas * s["m"] + np.maximum(s["r"], 0.0)) / (np.sqrt(s["v"]) + eps)
+    delta = {name: delta[name] + g[name] for name in g}
+    u = {name: x0[name] - np.sum(s["s"]) * delta[name] - p[name] for name in g}
+    # Δ is not kept but read off the parameters, which is exact but for ε.
+    s["delta"] = {name: (x0[name] - p[name] - u[name]) / (np.sum(s["s"]) + eps) for name in g}
+    return u

@@ -15,6 +15,7 @@ class Entry:
     Args:
         make: makes the transform, with typical numbers; an optimizer's takes the learning rate.
         value: whether update needs ``value=``.
+        extra: other extras that update needs, name and value.
         rated: whether `make` takes one number.
     """
 
@@ -29,13 +30,15 @@ class Entry:
     rated: bool = False
     ulps: float = 64
     namespace: tuple[tuple[str, Any], ...] = ()
+    extra: tuple[tuple[str, Any], ...] = ()
 
     def declared(self) -> dict[str, Any]:
         """What `check_transform` is told of it."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         make, value, rated = own.pop("make"), own.pop("value"), own.pop("rated")
         own["namespace"] = dict(own["namespace"])
-        return own | {"factory": make if rated else None, "extra": {"value": 1.0} if value else {}}
+        own["extra"] = dict(own["extra"]) | ({"value": 1.0} if value else {})
+        return own | {"factory": make if rated else None}
 
     def subject(self) -> Subject:
         """The transform under test."""

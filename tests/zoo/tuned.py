@@ -1,35 +1,79 @@
 """Optimizers that estimate their rate, or read the loss or its curvature."""
 
+import jax
+import jax.numpy as jnp
+import optax
+
 import jopt
 from zoo.cases import DECAYING, FADE, FALL, MASK, Against, Replay, no_bias, on
-from zoo.entry import Entry, rated
+from zoo.entry import RATE, Entry, rated
+
+
+def bowl(params):
+    """A loss whose Hessian is diagonal: Hutchinson's estimate of it is exact, and so the same under any seed."""
+    leaves = jax.tree.leaves(params)
+    return sum((jnp.sum(jnp.square(x)) for x in leaves), start=jnp.zeros(()))
+
+
+def ravine(params):
+    """A loss that couples the elements of an array."""
+    leaves = jax.tree.leaves(params)
+    return sum((jnp.square(jnp.sum(x / (1 + x * x))) for x in leaves), start=jnp.zeros(()))
+
+
+def drawn(params, key):
+    """A loss that depends on what is drawn."""
+    leaves = jax.tree.leaves(params)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=False)]
+    return sum((jnp.sum(n * x) for n, x in zip(noise, leaves, strict=True)), start=jnp.zeros(()))
+
+
+# ⟨m, x⟩ − γ̄, a small difference of two sums over the whole tree, keeps that many roundings fewer.
+MODELLED = {"value": True, "ulps": 1024}
+# Where the clip does not hold, a small m is divided by γh.
+CURVED = {"complex": None, "ulps": 1024, "extra": (("obj_fn", bowl),)}
+ESTIMATES = {"complex": None, "random": True, "zero_gradient": False, "elementwise": False}
 
 OPTIMIZERS = {
     "cocob": rated(jopt.cocob),
     "dadapt_adamw": rated(jopt.dadapt_adamw),
     "dog": rated(jopt.dog),
     "dowg": rated(jopt.dowg),
-    "momo": rated(jopt.momo, value=True),
-    "momo_adam": rated(jopt.momo_adam, value=True),
+    "momo": rated(jopt.momo, **MODELLED),
+    "momo_adam": rated(jopt.momo_adam, **MODELLED),
     "momo_adam_adapting": rated(
-        lambda rate: jopt.momo_adam(rate, weight_decay=0.1, adapt_lower_bound=True), value=True, zero_gradient=False
+        lambda rate: jopt.momo_adam(rate, weight_decay=0.1, adapt_lower_bound=True), zero_gradient=False, **MODELLED
     ),
-    "momo_adapting": rated(lambda rate: jopt.momo(rate, adapt_lower_bound=True), value=True),
+    "momo_adapting": rated(lambda rate: jopt.momo(rate, adapt_lower_bound=True), **MODELLED),
     "polyak_sgd": rated(jopt.polyak_sgd, value=True),
     "prodigy": rated(jopt.prodigy),
     "prodigy_decay": rated(lambda rate: jopt.prodigy(rate, weight_decay=0.1, estim_lr0=0.1), zero_gradient=False),
+    "sophia": rated(jopt.sophia, zero_gradient=False, **CURVED),
 }
 
 RULES = {
+    "gauss_newton_estimator_diag_hessian": Entry(
+        lambda: jopt.gauss_newton_estimator_diag_hessian(4), extra=(("sampled_obj_fn", drawn),), **ESTIMATES
+    ),
+    "hutchinson_estimator_diag_hessian": Entry(
+        jopt.hutchinson_estimator_diag_hessian, extra=(("obj_fn", ravine),), **ESTIMATES
+    ),
     "scale_by_cocob": Entry(jopt.scale_by_cocob),
     "scale_by_dadapt_adamw": Entry(jopt.scale_by_dadapt_adamw),
     "scale_by_distance_over_gradients": Entry(jopt.scale_by_distance_over_gradients, elementwise=False),
     "scale_by_dog": Entry(lambda: jopt.scale_by_dog(("learning_rate", 0.01))),
     "scale_by_dowg": Entry(jopt.scale_by_dowg),
-    "scale_by_momo": Entry(jopt.scale_by_momo, value=True),
-    "scale_by_momo_adam": Entry(jopt.scale_by_momo_adam, value=True),
+    "scale_by_momo": Entry(jopt.scale_by_momo, **MODELLED),
+    "scale_by_momo_adam": Entry(jopt.scale_by_momo_adam, **MODELLED),
     "scale_by_polyak": Entry(lambda: jopt.scale_by_polyak(0.1, variant="sps+"), value=True),
     "scale_by_prodigy": Entry(jopt.scale_by_prodigy),
+    "scale_by_sophia": Entry(lambda: jopt.scale_by_sophia(update_interval=2, clip_threshold=None), **CURVED),
+}
+
+# x₀ − x keeps that many roundings fewer.
+WRAPPERS = {
+    "mechanize": Entry(lambda: jopt.mechanize(jopt.adam(RATE), s_init=0.01), ulps=1024),
 }
 
 # In float32 the distance from x₀ is a few roundings of the parameters at first, and inner products of gradients of
@@ -75,9 +119,57 @@ ORACLES = [
         tolerance=ESTIMATED,
         slow=True,
     ),
+    Replay("scale_by_polyak", tree=True, value=True, slow=True),
+    Replay("scale_by_polyak", tree=True, value=True, f_min=0.05, max_learning_rate=FALL, eps=0.1, variant="sps+"),
+    Replay("polyak_sgd", tree=True, value=True, max_learning_rate=0.01, scaling=FALL),
+    Replay("scale_by_momo", tree=True, value=True, lower_bound=-0.2, tolerance=ESTIMATED, slow=True),
+    Replay("momo", tree=True, value=True, tolerance=ESTIMATED),
+    Replay(
+        "momo",
+        tree=True,
+        value=True,
+        learning_rate=FALL,
+        beta=0.8,
+        lower_bound=-1.0,
+        weight_decay=0.1,
+        adapt_lower_bound=True,
+        tolerance=ESTIMATED,
+        slow=True,
+    ),
+    Replay("scale_by_momo_adam", tree=True, value=True, tolerance=ESTIMATED, slow=True),
+    Replay("momo_adam", tree=True, value=True, tolerance=ESTIMATED),
+    Replay(
+        "momo_adam",
+        tree=True,
+        value=True,
+        learning_rate=FALL,
+        b1=0.8,
+        b2=0.95,
+        lower_bound=-1.0,
+        weight_decay=0.1,
+        adapt_lower_bound=True,
+        tolerance=ESTIMATED,
+        slow=True,
+    ),
+    Replay("mechanize", tree=True, last=True, static={"base_optimizer": jopt.sgd(1.0)}, tolerance=(1e-11, 1e-2)),
+    Replay(
+        "mechanize",
+        tree=True,
+        last=True,
+        static={"base_optimizer": jopt.sgd(1.0), "num_betas": 3},
+        weight_decay=0.1,
+        s_init=1e-2,
+        tolerance=(1e-11, 1e-3),
+        slow=True,
+    ),
+    Replay("scale_by_cocob", last=True, tolerance=ESTIMATED, slow=True),
+    Replay("scale_by_cocob", last=True, alpha=10.0, eps=1e-3, slow=True),
+    Replay("cocob", tolerance=ESTIMATED),
+    Replay("cocob", learning_rate=FALL, weight_decay=0.01, **on(["kernel"], mask=MASKED), slow=True),
 ]
 
 SYMBOLS = {
+    "mechanize": {"x0": ("x0",)},
     "scale_by_cocob": {"x0": ("w1",), "sum": ("theta",), "scale": ("L",), "sum_abs": ("G",), "reward": ("Reward",)},
     "scale_by_dadapt_adamw": {"mu": ("m",), "nu": ("v",), "grad_sum": ("s",)},
     "scale_by_distance_over_gradients": {"x0": ("x0",), "max_dist": ("r",), "sum_sq": ("G",)},
@@ -95,14 +187,18 @@ OPTAX = [
     Against("prodigy", DECAYING, (0.8, 0.95), 0.9, 1e-5, 1e-3, 2.0, 0.03, True, slow=True),
     Against("dadapt_adamw", f32=1e-4),
     Against("dadapt_adamw", DECAYING, (0.8, 0.95), 1e-5, 1e-3, 0.03, slow=True),
+    # optax adds x₀ − Σs Δ − x in this order, and rounds x to do so.
+    Against("mechanize", optax.sgd(1.0), f32=1e-2, f64=1e-8),
+    Against("mechanize", optax.adam(1.0), 0.1, 1e-6, 1e-2, 3, f32=1e-3, f64=1e-9, slow=True),
     Against("polyak_sgd", value=True),
     Against("polyak_sgd", 0.5, DECAYING, 0.1, 0.01, "sps+", value=True, slow=True),
     Against("scale_by_polyak", 0.1, 0.5, 0.01, "sps+", value=True, bare=True, slow=True),
     Against("momo", value=True, f32=1e-4),
     Against("momo", DECAYING, 0.8, -1.0, 0.03, True, value=True, f32=1e-4, slow=True),
-    Against("momo_adam", value=True, f32=1e-4),
+    Against("momo_adam", value=True, f32=5e-4),
     Against("momo_adam", DECAYING, 0.8, 0.95, 1e-5, -1.0, 0.03, True, value=True, f32=1e-4, slow=True),
     Against("cocob"),
+    Against("scale_by_cocob", slow=True),
     Against("cocob", DECAYING, 10.0, 1e-3, 0.03, MASK, slow=True),
     Against("dog"),
     Against("dog", DECAYING, ("distance", 0.1), 1e-4, 0.03, MASK, slow=True),
@@ -112,3 +208,21 @@ OPTAX = [
     Against("scale_by_distance_over_gradients", only=VECTORS, slow=True, bare=True),
     Against("scale_by_distance_over_gradients", 1e-2, 1e-4, only=VECTORS, slow=True, bare=True),
 ]
+
+EXCEPTIONS = {
+    "scale_by_sophia": "no verbose, print_win_rate_every_n_steps; hessian_diagonal_fn=None is Hutchinson's",
+    "sophia": "as scale_by_sophia",
+}
+
+RANDOM = {
+    "gauss_newton_estimator_diag_hessian": "by what it draws, in test_curvature.py",
+    "hutchinson_estimator_diag_hessian": "by what it draws, in test_curvature.py",
+    "scale_by_sophia": "with losses as functions, in test_curvature.py",
+    "sophia": "with losses as functions, in test_curvature.py",
+}
+
+UNCOMPARED = {
+    "hutchinson_estimator_diag_hessian": "with losses as functions, in test_curvature.py",
+    "scale_by_sophia": "with losses as functions, in test_curvature.py",
+    "sophia": "with losses as functions, in test_curvature.py",
+}
