@@ -114,6 +114,7 @@ class Whole:
         examples: whether, first in a chain, it also takes gradients with a leading axis of examples,
             which `update` reduces; they come as the user gave them.
         note: optional ``(leaf, ...) -> str``: what `explain` says of a leaf beside the numbers.
+        wraps: the argument of the factory that takes the wrapped transform, where it is not the first.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Whole:
     enters: bool = True
     examples: bool = False
     note: Callable[..., str] | None = None
+    wraps: str = ""
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
@@ -219,7 +221,8 @@ class Part:
     def _bare_call(self) -> str:
         if isinstance(self.of, Whole) and self.of.name.startswith("foreign"):
             return repr(self.inner)
-        arguments = [repr(self.inner)] if self.inner is not None else []
+        keyword = f"{self.of.wraps}=" if isinstance(self.of, Whole) and self.of.wraps else ""
+        arguments = [f"{keyword}{self.inner!r}"] if self.inner is not None else []
         arguments += [f"{name}={value!r}" for name, value in (*self.hyper, *self.static)]
         arguments += [f"key={self.key!r}"] if self.key is not None else []
         return f"{self.of.name}({', '.join(arguments)})"

@@ -306,7 +306,9 @@ class _Update:
         self._flush(paths, "compute" if part.whole.enters else None)
         held = self.slots.get(part.name, {})
         slots = {slot: {path: self._open(x, part, path) for path, x in flat.items()} for slot, flat in held.items()}
-        own = Own(slots, self.scalars.get(part.name, {}), self.inner.get(part.name))
+        kept = dict(self.scalars.get(part.name, {}))
+        key = {"key": kept.pop("key")} if part.key is not None else {}
+        own = Own(slots, kept, self.inner.get(part.name))
         tree, grads = self.tree.only(paths), {path: self.values[path] for path in paths}
         params = None if self.params is None else {path: self.params[path] for path in paths}
         rest = {path: p for path, p in (self.params or {}).items() if path not in grads}
@@ -318,8 +320,8 @@ class _Update:
         available = self.available | dict(part.static) | self._hyper_of(part)
         available |= {"layout": tree.layout, "rest": rest, "inner": inner, "extra": self.extra}
         available |= {"measures": self.measures, "norms": self.norms, "all_params": self.params}
-        if part.key is not None:
-            available["key"] = jax.random.fold_in(own.scalars["key"], self.state.count)
+        if key:
+            available["key"] = jax.random.fold_in(key["key"], self.state.count)
         if params is None and function is part.whole.apply:
             raise TypeError(f"apply_gradients: {part.name} was given params=None, the parameters were expected.")
         values, own = function(grads, own, params, **named(function, available, part))
@@ -338,8 +340,8 @@ class _Update:
                 slot: {path: self._close(x, held.get(slot, {}).get(path), part, slot, path) for path, x in flat.items()}
                 for slot, flat in own.slots.items()
             }
-        if own.scalars:
-            self.scalars[part.name] = own.scalars
+        if own.scalars or key:
+            self.scalars[part.name] = own.scalars | key
         if own.inner is not None:
             self.inner[part.name] = own.inner
 
@@ -373,5 +375,5 @@ class _Update:
 
 
 def salt(path: str) -> np.uint32:
-    """A number of a leaf's name, to fold into a random key."""
-    return np.uint32(zlib.crc32(path.encode()))  # stable across processes, unlike hash()
+    """A number of the path, to fold into random keys; stable across processes, unlike `hash`."""
+    return np.uint32(zlib.crc32(path.encode()))

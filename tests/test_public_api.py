@@ -42,6 +42,28 @@ MultiSteps apply_if_finite conditionally_mask conditionally_transform inject_hyp
 multi_transform named_chain selective_transform skip_large_updates skip_not_finite snapshot
 OptaxStateError from_optax
 asam normalize sam scale_by_adaptive_sharpness
+scale_by_dog
+scale_by_dowg
+scale_by_distance_over_gradients
+scale_by_prodigy
+scale_by_dadapt_adamw
+dog
+dowg
+prodigy
+dadapt_adamw
+scale_by_polyak
+scale_by_momo
+scale_by_momo_adam
+scale_by_cocob
+polyak_sgd
+momo
+momo_adam
+cocob
+hutchinson_estimator_diag_hessian
+gauss_newton_estimator_diag_hessian
+scale_by_sophia
+sophia
+mechanize
 """
 
 NAMES = sorted(

@@ -60,6 +60,17 @@ from jopt.optimizers.moments import (
 )
 from jopt.optimizers.preconditioners import shampoo, soap
 from jopt.optimizers.search import lbfgs
+from jopt.optimizers.tuned import (
+    cocob,
+    dadapt_adamw,
+    dog,
+    dowg,
+    momo,
+    momo_adam,
+    polyak_sgd,
+    prodigy,
+    sophia,
+)
 
 __all__ = [
     "acprop",
@@ -83,6 +94,10 @@ __all__ = [
     "dpsgd",
     "fromage",
     "gpa_adamw",
+    "cocob",
+    "dadapt_adamw",
+    "dog",
+    "dowg",
     "lamb",
     "laprop",
     "lars",
@@ -91,6 +106,8 @@ __all__ = [
     "madgrad",
     "mars",
     "momentum",
+    "momo",
+    "momo_adam",
     "muon",
     "nadam",
     "nadamw",
@@ -100,6 +117,8 @@ __all__ = [
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
     "radam",
+    "polyak_sgd",
+    "prodigy",
     "rmsprop",
     "rprop",
     "schedule_free_adamw",
@@ -113,4 +132,5 @@ __all__ = [
     "soap",
     "stable_adamw",
     "yogi",
+    "sophia",
 ]

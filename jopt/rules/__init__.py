@@ -44,6 +44,30 @@ from jopt.rules.norms import (
 )
 from jopt.rules.radam import scale_by_radam
 from jopt.rules.rprop import scale_by_rprop
+from jopt.rules.cocob import (
+    scale_by_cocob,
+)
+from jopt.rules.curvature import (
+    gauss_newton_estimator_diag_hessian,
+    hutchinson_estimator_diag_hessian,
+    scale_by_sophia,
+)
+from jopt.rules.distance import (
+    scale_by_distance_over_gradients,
+    scale_by_dog,
+    scale_by_dowg,
+)
+from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
+from jopt.rules.muon import scale_by_muon, scale_by_shape
+from jopt.rules.polyak import (
+    scale_by_momo,
+    scale_by_momo_adam,
+    scale_by_polyak,
+)
+from jopt.rules.prodigy import (
+    scale_by_dadapt_adamw,
+    scale_by_prodigy,
+)
 from jopt.rules.scale import (
     identity,
     scale,
@@ -66,6 +90,8 @@ from jopt.rules.trust import normalize, normalize_by_update_norm, scale_by_trust
 
 __all__ = [
     "apply_every",
+    "gauss_newton_estimator_diag_hessian",
+    "hutchinson_estimator_diag_hessian",
     "identity",
     "layerwise_decay",
     "nesterov_trace",
@@ -84,6 +110,11 @@ __all__ = [
     "scale_by_backtracking_linesearch",
     "scale_by_belief",
     "scale_by_came",
+    "scale_by_cocob",
+    "scale_by_dadapt_adamw",
+    "scale_by_distance_over_gradients",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_ema",
     "scale_by_factored_rms",
     "scale_by_hyperball_rate",
@@ -101,6 +132,12 @@ __all__ = [
     "scale_by_param_block_rms",
     "scale_by_radam",
     "scale_by_refined_lion",
+    "scale_by_momo",
+    "scale_by_momo_adam",
+    "scale_by_muon",
+    "scale_by_nadam",
+    "scale_by_polyak",
+    "scale_by_prodigy",
     "scale_by_rms",
     "scale_by_root_sum",
     "scale_by_rprop",
@@ -115,6 +152,7 @@ __all__ = [
     "scale_by_smooth_lion",
     "scale_by_soap",
     "scale_by_stable_adam",
+    "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",

@@ -11,6 +11,9 @@ from jopt.wrap.inject import inject_hyperparams
 from jopt.wrap.interpolate import gpa, schedule_free, schedule_free_eval_params
 from jopt.wrap.lookahead import lookahead
 from jopt.wrap.measures import measure_with_ema, snapshot
+from jopt.wrap.mechanic import (
+    mechanize,
+)
 from jopt.wrap.monitor import monitor, monitored
 from jopt.wrap.rounding import compensate, round_stochastically
 from jopt.wrap.multi_steps import MultiSteps, skip_large_updates, skip_not_finite
@@ -35,6 +38,7 @@ __all__ = [
     "lawa",
     "lookahead",
     "measure_with_ema",
+    "mechanize",
     "monitor",
     "monitored",
     "nonfinite_report",
