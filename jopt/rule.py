@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jopt.paths import MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
-ENGINE_KEYWORDS = frozenset({"t", "count", "key", "layout", "inner", "extra", "measures", "norms", "all_params"})
+ENGINE_KEYWORDS = frozenset({"t", "count", "key", "layout", "inner", "extra", "measures", "norms", "rest"})
 READS = ("element", "array", "matrix", "tree")
 
 

@@ -249,7 +249,8 @@ class _Update:
             inner = Inner(inner, tree, self.numbers[f"{part.name}/"], self.extra)
         available = self.available | dict(part.static) | self._hyper_of(part)
         available |= {"layout": tree.layout, "inner": inner, "extra": self.extra}
-        available |= {"measures": self.measures, "norms": self.norms, "all_params": self.params}
+        available |= {"measures": self.measures, "norms": self.norms}
+        available["rest"] = {path: p for path, p in (self.params or {}).items() if path not in paths}
         grads = {path: self.values[path] for path in paths}
         params = None if self.params is None else {path: self.params[path] for path in paths}
         if params is None and function is part.whole.apply:

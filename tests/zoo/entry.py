@@ -15,6 +15,7 @@ class Entry:
     Args:
         make: makes the transform, with typical numbers; an optimizer's takes the learning rate.
         value: whether update needs ``value=``.
+        extra: what else it needs, name by name.
         rated: whether `make` takes one number.
     """
 
@@ -26,6 +27,7 @@ class Entry:
     random: bool = False
     reads_paths: bool = False
     value: bool = False
+    extra: tuple[tuple[str, Any], ...] = ()
     rated: bool = False
     ulps: float = 64
     namespace: tuple[tuple[str, Any], ...] = ()
@@ -35,7 +37,7 @@ class Entry:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         make, value, rated = own.pop("make"), own.pop("value"), own.pop("rated")
         own["namespace"] = dict(own["namespace"])
-        return own | {"factory": make if rated else None, "extra": {"value": 1.0} if value else {}}
+        return own | {"factory": make if rated else None, "extra": dict(own.pop("extra")) | ({"value": 1.0} if value else {})}
 
     def subject(self) -> Subject:
         """The transform under test."""
