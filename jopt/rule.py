@@ -16,7 +16,7 @@ from jopt.paths import Labelled, MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
 LEAF_KEYWORDS = frozenset({"param_dtype", "chance"})
-PART_KEYWORDS = frozenset({"layout", "rest", "inner", "extra", "measures", "norms", "accelerator", "all_params"})
+PART_KEYWORDS = frozenset({"layout", "rest", "inner", "extra", "measures", "norms", "accelerator"})
 ENGINE_KEYWORDS = frozenset({"t", "count", "key"}) | PART_KEYWORDS | LEAF_KEYWORDS
 READS = ("element", "array", "matrix", "tree")
 

@@ -319,7 +319,7 @@ class _Update:
         inner = part.over_inner(running)
         available = self.available | dict(part.static) | self._hyper_of(part)
         available |= {"layout": tree.layout, "rest": rest, "inner": inner, "extra": self.extra}
-        available |= {"measures": self.measures, "norms": self.norms, "all_params": self.params}
+        available |= {"measures": self.measures, "norms": self.norms}
         if key:
             available["key"] = jax.random.fold_in(key["key"], self.state.count)
         if params is None and function is part.whole.apply:

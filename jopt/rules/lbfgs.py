@@ -1,6 +1,8 @@
 """L-BFGS: the inverse Hessian from the last few steps and changes of the gradient."""
 
 import functools
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jopt.linalg import Gradients
 from jopt.paths import Flat
 from jopt.rule import Own, Whole
 from jopt.scalars import integer, scalar_dtype
+from jopt.state import StateMismatchError
 from jopt.transform import Transform, whole
 
 
@@ -21,7 +24,29 @@ def inner(a: Flat, b: Flat) -> jax.Array:
 
 def add(a: Flat, factor: jax.Array, b: Flat) -> Flat:
     """a + factor · b."""
-    return {path: x + factor.astype(x.real.dtype) * b[path] for path, x in a.items()}
+    return {path: x + factor.astype(x.dtype) * b[path] for path, x in a.items()}
+
+
+def check_slots(name: str, slots: Mapping[str, Flat], grads: Flat, leading: Mapping[str, int] = MappingProxyType({})):
+    """Raise the error of a state that was made for other parameters.
+
+    Args:
+        name: of the part.
+        slots: as the state holds them.
+        grads: what they are to fit.
+        leading: the length of a leading axis of a slot, where it has one.
+    """
+    for slot, flat in slots.items():
+        first = (leading[slot],) if slot in leading else ()
+        got, expected = ({path: jnp.shape(x) for path, x in tree.items()} for tree in (flat, grads))
+        expected = {path: first + shape for path, shape in expected.items()}
+        for path in sorted(got.keys() | expected.keys()):
+            if got.get(path) != expected.get(path):
+                raise StateMismatchError(
+                    f"update: the state of {name} holds {slot} of shape {got.get(path)} for the parameter {path!r}, "
+                    f"{expected.get(path)} was expected. The state was made for other parameters: make one with "
+                    f"init(params)."
+                )
 
 
 def lbfgs_init(params, *, memory_size):
@@ -44,6 +69,7 @@ def lbfgs_update(grads, own, params, *, count, norms, memory_size, scale_init_pr
             "update: scale_by_lbfgs was given params=None, the parameters were expected. "
             "Call tx.update(grads, state, params)."
         )
+    check_slots(LBFGS.name, own.slots, grads, dict.fromkeys(("diff_params_memory", "diff_updates_memory"), memory_size))
     params = {path: dtypes.compute(params[path]) for path in grads}
     begun, s_all, y_all = count > 0, own.slots["diff_params_memory"], own.slots["diff_updates_memory"]
     s, y = (
@@ -69,7 +95,7 @@ def lbfgs_update(grads, own, params, *, count, norms, memory_size, scale_init_pr
     direction = _two_loops(grads, s_all, y_all, rhos, gamma, ages)
     finite = [jnp.all(jnp.isfinite(d)) for d in direction.values()]
     fine = functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
-    direction = {path: jnp.where(fine, d, first.astype(d.real.dtype) * grads[path]) for path, d in direction.items()}
+    direction = {path: jnp.where(fine, d, first.astype(d.dtype) * grads[path]) for path, d in direction.items()}
     slots = {"params": params, "updates": grads, "diff_params_memory": s_all, "diff_updates_memory": y_all}
     return direction, own._replace(slots=slots, scalars={"weights_memory": rhos})
 
@@ -88,7 +114,7 @@ def _two_loops(g, s_all, y_all, rhos, gamma, ages):
         return add(r, alpha - rhos[i] * inner(y, r), s), None
 
     q, alphas = jax.lax.scan(newest_to_oldest, g, ages, reverse=True)
-    r = {path: gamma.astype(x.real.dtype) * x for path, x in q.items()}
+    r = {path: gamma.astype(x.dtype) * x for path, x in q.items()}
     return jax.lax.scan(oldest_to_newest, r, (ages, alphas))[0]
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jopt import dtypes
 from jopt.paths import Flat, flatten
 from jopt.rule import Own, Whole
-from jopt.rules.lbfgs import add, inner
+from jopt.rules.lbfgs import add, check_slots, inner
 from jopt.scalars import POSITIVE, Number, scalar_dtype
 from jopt.state import states
 from jopt.transform import Transform, whole
@@ -34,7 +34,7 @@ class Line(NamedTuple):
     all_at: Callable[[Any], tuple[Any, Any, Flat]]
 
 
-def line_of(name, updates, params, layout, all_params, value, value_fn, grad, extra):
+def line_of(name, updates, params, layout, rest, value, value_fn, grad, extra):
     """The line that a search is about."""
     if params is None:
         raise TypeError(
@@ -44,7 +44,7 @@ def line_of(name, updates, params, layout, all_params, value, value_fn, grad, ex
     given = {key: x for key, x in extra.items() if key in named}
 
     def function(flat):
-        return jnp.asarray(value_fn(layout.tree(dict(all_params) | flat), **given))
+        return jnp.asarray(value_fn(layout.tree(rest | flat), **given))
 
     def stepped(step):
         wide = add({path: dtypes.compute(params[path]) for path in updates}, step, updates)
@@ -79,7 +79,7 @@ def _zero_gradient(params):
 
 
 def _scaled(updates, rate):
-    return {path: rate.astype(u.real.dtype) * u for path, u in updates.items()}
+    return {path: rate.astype(u.dtype) * u for path, u in updates.items()}
 
 
 # Backtracking --------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def backtracking_update(
     value_fn,
     grad=None,
     layout,
-    all_params,
+    rest,
     extra,
     max_backtracking_steps,
     slope_rtol,
@@ -109,7 +109,8 @@ def backtracking_update(
     rtol,
     store_grad,
 ):
-    line = line_of(BACKTRACKING.name, updates, params, layout, all_params, value, value_fn, grad, extra)
+    check_slots(BACKTRACKING.name, own.slots, updates)
+    line = line_of(BACKTRACKING.name, updates, params, layout, rest, value, value_fn, grad, extra)
 
     def error_at(rate, value):
         error = value - (1 + rtol) * line.value - rate * slope_rtol * line.slope
@@ -233,7 +234,7 @@ def zoom_update(
     value_fn,
     grad=None,
     layout,
-    all_params,
+    rest,
     extra,
     max_linesearch_steps,
     max_learning_rate,
@@ -245,7 +246,8 @@ def zoom_update(
     stepsize_precision,
     initial_guess_strategy,
 ):
-    line = line_of(ZOOM.name, updates, params, layout, all_params, value, value_fn, grad, extra)
+    check_slots(ZOOM.name, own.slots, updates)
+    line = line_of(ZOOM.name, updates, params, layout, rest, value, value_fn, grad, extra)
     rate = own.scalars["learning_rate"]
     guess = rate if initial_guess_strategy == "keep" else jnp.ones_like(rate)
     highest = jnp.full_like(rate, jnp.inf) if max_learning_rate is None else max_learning_rate
