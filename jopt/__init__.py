@@ -33,6 +33,7 @@ from jopt.optimizers import (
 from jopt.partition import chain, freeze, partition
 from jopt.paths import Leaf, TreeMismatchError, everything_else, ndim, path
 from jopt.plateau import reduce_on_plateau
+from jopt.polar import orthogonality_error
 from jopt.regularize import (
     add_decayed_weights,
     add_l1_subgradient,
