@@ -89,6 +89,7 @@ from jopt.privacy import (
     per_example_global_norm_clip,
     per_example_layer_norm_clip,
 )
+from jopt.polar import orthogonality_error
 from jopt.regularize import (
     add_cautious_decay,
     add_decayed_weights,

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jopt import dtypes
@@ -119,7 +120,7 @@ class Kernels:
                 u, s = jax.lax.platform_dependent(*stacked, cpu=one_by_one(one(False)), default=jax.vmap(one(True)))
                 if part.rule.refresh is not None:
                     s = self._refreshed(index, packed, first, total, s, (*stacked[2:], vector, others), count)
-                results = _unstack(views, u, s, [g.shape for g in gs])
+                results = _unstack(views, u, s, gs, opened)
                 chances = [Chance(salt).fold(count, index) for salt in salts]
                 return [
                     (u, {name: _closed(x, kept[name], chance, i) for i, (name, x) in enumerate(sorted(new.items()))})
@@ -192,13 +193,19 @@ def _stack(views: tuple[View, ...], gs: Any, slots: Any, ps: Any, salts: Any) ->
     return jax.tree.map(lambda *xs: jnp.concatenate(xs), *split)
 
 
-def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Array], shapes: Any) -> list[Any]:
-    """(update, slots) of each leaf from those of all matrices."""
+def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Array], gs: Any, before: Any) -> list[Any]:
+    """(update, slots) of each leaf from those of all matrices; the leaves were `gs` and `before`."""
     found, start = [], 0
-    for view, shape in zip(views, shapes, strict=True):
-        stop = start + int(np.prod(view.batch(shape), dtype=np.int64))
-        mine = {name: _settled(view.join(x[start:stop], shape), shape) for name, x in slots.items()}
-        found.append((view.array(u[start:stop], shape), mine))
+    transposes = len(set(views)) > 1
+    for view, g, old in zip(views, gs, before, strict=True):
+        stop = start + int(np.prod(view.batch(g.shape), dtype=np.int64))
+        x = view.array(u[start:stop], g.shape)
+        mine = {name: _settled(view.join(slot[start:stop], g.shape), g.shape) for name, slot in slots.items()}
+        if transposes:
+            # On an Auto mesh the compiler might lay a matrix out as the others of its batch, which are transposes.
+            x = shard_alike(x, g)[0]
+            mine = {name: shard_alike(slot, old[name])[0] for name, slot in mine.items()}
+        found.append((x, mine))
         start = stop
     return found
 

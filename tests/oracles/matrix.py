@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from oracles.classic import scale_by_adam
+from oracles import classic
 
 DION = (
     (4.0848, -6.8946, 2.9270),
@@ -74,5 +74,5 @@ def muon(
         o = scale_by_muon(g, p, s, t, eps=eps, nesterov=nesterov, **numbers)
         return -learning_rate * (scale_by_shape(o, p, s, t, consistent_rms) + weight_decay * p)
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    a = scale_by_adam(g, p, s, t, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
+    a = classic.scale_by_adam(g, p, s, t, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
     return -rate * (a + adam_weight_decay * p)
