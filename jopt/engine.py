@@ -120,8 +120,10 @@ class Plan:
             if own.slots:
                 chosen = formats_of(part, tree)
                 state.slots[part.name] = {
-                    slot: {path: store_as(x, FORMATS[chosen[slot, path]]) if (slot, path) in chosen else x
-                           for path, x in flat.items()}
+                    slot: {
+                        path: store_as(x, FORMATS[chosen[slot, path]]) if (slot, path) in chosen else x
+                        for path, x in flat.items()
+                    }
                     for slot, flat in own.slots.items()
                 }
             if own.scalars:

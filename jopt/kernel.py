@@ -19,6 +19,7 @@ from jopt.paths import Leaf
 from jopt.rule import Part, keywords, required_keywords
 
 Names = tuple[tuple[int, str], ...]
+FIRST = np.uint32(0)
 
 
 class Kernels:
@@ -46,7 +47,7 @@ class Kernels:
         if asked not in self._built:
 
             def kernel(g, slots, p, vector, others, salt, count):
-                def run(g, slots, p, start=np.uint32(0)):
+                def run(g, slots, p, start=FIRST):
                     x = dtypes.enter(g) if entering else g
                     q = None if p is None else dtypes.compute(p)
                     new = {}

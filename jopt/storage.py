@@ -84,7 +84,7 @@ def _stored(parts: Parts, formats: Mapping[str, str], where: Any, found: set[str
             continue
         if isinstance(part.inner, Transform):
             inner = make_transform(_stored(part.inner.parts, formats, where, found))
-            part = dataclasses.replace(part, inner=inner)  # noqa: PLW2901
+            part = dataclasses.replace(part, inner=inner)
         mine = tuple((slot, name) for slot, name in formats.items() if slot in _slots(part))
         found |= {slot for slot, _ in mine}
         stored.append(dataclasses.replace(part, storage=(*part.storage, Storage(mine, where))) if mine else part)

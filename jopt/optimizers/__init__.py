@@ -27,6 +27,7 @@ from jopt.optimizers.classic import (
     signum,
 )
 from jopt.optimizers.matrix import muon
+from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 
 __all__ = [
     "adadelta",
@@ -35,10 +36,13 @@ __all__ = [
     "adamax",
     "adamaxw",
     "adamw",
+    "adamw_8bit",
+    "adamw_bf16",
     "amsgrad",
     "lamb",
     "lars",
     "lion",
+    "lion_8bit",
     "momentum",
     "muon",
     "nadam",

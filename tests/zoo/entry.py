@@ -25,6 +25,7 @@ class Entry:
     matrices_only: bool = False
     random: bool = False
     reads_paths: bool = False
+    lands: bool = False
     value: bool = False
     rated: bool = False
     ulps: float = 64
