@@ -52,9 +52,8 @@ def bytes_rows() -> list[str]:
     model = Transformer(512, 96, layers=2, heads=8, causal=True, per_step=True, vocabulary=96)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
     size = sum(p.size for p in jax.tree.leaves(params))
-    largest = max(p.size for p in jax.tree.leaves(params))
     lines = [
-        f"{size:,} parameters, the largest leaf {largest:,}; bytes a parameter, temporaries in bytes of the largest leaf",
+        f"{size:,} parameters of a Transformer; bytes a parameter",
         f"{'recipe':34}  params  gradient  state  in all  temporary",
     ]
     for name, (tx, dtype) in recipes(1e-3).items():
@@ -64,7 +63,7 @@ def bytes_rows() -> list[str]:
             lambda g, s, p, tx=tx: jopt.apply_gradients(tx, g, s, p)[::-1],
             donate_argnums=(1, 2),
         )
-        temporary = step.lower(p, state, p).compile().memory_analysis().temp_size_in_bytes / largest
+        temporary = step.lower(p, state, p).compile().memory_analysis().temp_size_in_bytes / size
         weights, kept = (sum(x.nbytes for x in jax.tree.leaves(tree)) / size for tree in (p, state))
         total = 2 * weights + kept
         lines.append(f"{name:34}  {weights:6.2f}  {weights:8.2f}  {kept:5.3f}  {total:6.3f}  {temporary:9.2f}")
