@@ -20,7 +20,7 @@ Step = Callable[..., tuple[jax.Array, Any]]
 
 
 def rows_at_a_time(g: jax.Array, slots: Any) -> int | None:
-    """How many rows of a leaf to run at a time; None runs it whole: it is small, complex or sharded, or nothing is coded."""
+    """How many rows of a leaf to run at a time; None runs it whole: it is small, sharded, or nothing is coded."""
     entries = jax.tree.leaves(slots, is_leaf=lambda x: isinstance(x, Stored))
     if (
         not any(isinstance(x, Stored) for x in entries)
@@ -47,12 +47,13 @@ def in_chunks(step: Step, rows: int, g: jax.Array, slots: Any, p: Any, out: jax.
         out: where values go, overwritten; None overwrites p.
     """
     n, row = g.shape[0], g.size // g.shape[0]
-    kept = p if out is None else out, slots
+    kept, read = (p if out is None else out, slots), (g, None if out is None else p)
+    read_words = jax.tree.map(to_words, read)
 
     def some(size, carry):
         start, words = carry
         values, slots = _take(words, kept, n, start, size)
-        g_part, p_part = _take((g, p), (g, p), n, start, size)
+        g_part, p_part = _take(read_words, read, n, start, size)
         part = (
             g_part,
             slots,

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jopt.engine import Parts
 from jopt.formats import FORMATS
@@ -102,8 +101,12 @@ def _all_slots(parts: Parts) -> list[str]:
     return sorted(found)
 
 
-# A rule may keep other slots for a vector, a small matrix, a large one or a filter.
-_SAMPLES = ((), (8,), (8, 8), (1024, 1024), (3, 3, 16, 16))
+# A rule may keep other slots for a vector, a small matrix, a large one or a filter, and for 16 bits.
+_SAMPLES = tuple(
+    jax.ShapeDtypeStruct(shape, dtype)
+    for dtype in ("float32", "bfloat16")
+    for shape in ((8,), (8, 8), (1024, 1024), (3, 3, 16, 16))
+)
 
 
 def _slots(part: Part) -> set[str]:
@@ -113,9 +116,9 @@ def _slots(part: Part) -> set[str]:
     inner = make_transform(()) if isinstance(part.inner, Transform) else part.inner
     alone = make_transform((dataclasses.replace(part, inner=inner, storage=()),))
     found: set[str] = set()
-    for shape in _SAMPLES:
+    for sample in _SAMPLES:
         try:
-            state = jax.eval_shape(alone.init, jax.ShapeDtypeStruct(shape, jnp.float32))
+            state = jax.eval_shape(alone.init, sample)
         except (TypeError, ValueError, KeyError):  # a rule for matrices alone, or a foreign one for other trees
             continue
         found |= {slot for slots in state.slots.values() for slot in slots}

@@ -80,7 +80,7 @@ def test_no_two_modules_import_each_other_in_a_circle():
 
 
 # The parts that rules and wrappers are written in: they see flat dictionaries and single arrays.
-FLAT = ("rules", "clip", "regularize", "plateau", "schedules", "optimizers", "partition", "wrap")
+FLAT = ("rules", "storage", "clip", "regularize", "plateau", "schedules", "optimizers", "partition", "wrap")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "jopt" and part_of(name) in FLAT])

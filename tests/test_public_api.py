@@ -64,6 +64,7 @@ gauss_newton_estimator_diag_hessian
 scale_by_sophia
 sophia
 mechanize
+adamw_8bit adamw_bf16 compensate lion_8bit round_stochastically store
 """
 
 NAMES = sorted(

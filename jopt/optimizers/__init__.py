@@ -71,6 +71,7 @@ from jopt.optimizers.tuned import (
     prodigy,
     sophia,
 )
+from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 
 __all__ = [
     "acprop",
@@ -87,6 +88,8 @@ __all__ = [
     "adan",
     "ademamix",
     "adopt",
+    "adamw_8bit",
+    "adamw_bf16",
     "amsgrad",
     "came",
     "cautious_adamw",
@@ -105,6 +108,7 @@ __all__ = [
     "lion",
     "madgrad",
     "mars",
+    "lion_8bit",
     "momentum",
     "momo",
     "momo_adam",

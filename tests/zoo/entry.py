@@ -27,6 +27,7 @@ class Entry:
     matrices_only: bool = False
     random: bool = False
     reads_paths: bool = False
+    lands: bool = False
     value: bool = False
     rated: bool = False
     grad_fn: Callable[..., Any] | None = None
