@@ -300,7 +300,9 @@ def make_slots(part: Part, leaf: Leaf, p: Any, numbers: Mapping[str, Any], view:
         slots = rule.slots(dtypes.to_pair(p) if rule.complex == "pair" else p, **known)
     else:
         slots = jax.vmap(lambda q: rule.slots(q, **known))(view.matrices(p))
-        slots = {name: view.join(x, p.shape) for name, x in slots.items()}
+        joined = {name: view.join(x, p.shape) for name, x in slots.items()}
+        # Reshaped, it has lost its place; a sum with the parameter's zeros has it again.
+        slots = {n: jnp.zeros_like(p, dtype=x.dtype) + x if x.shape == p.shape else x for n, x in joined.items()}
     if not isinstance(slots, dict):
         raise TypeError(
             f"{part.name}: its slots returned {type(slots).__name__}, a dict of named arrays was expected. "

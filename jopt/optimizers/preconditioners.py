@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jopt.axes import matrices, matrix_axes
+from jopt.axes import EveryLeaf, matrices, matrix_axes
 from jopt.optimizers.classic import adamw
 from jopt.partition import chain, partition
 from jopt.paths import everything_else
@@ -15,9 +15,10 @@ from jopt.transform import Transform
 __all__ = ["shampoo", "soap"]
 
 
-def _with_adamw(call: str, name: str, where: Any, axes: Any, parts: list[Any], rest: Transform) -> Transform:
+def _with_adamw(name: str, where: Any, axes: Any, parts: list[Any], rest: Transform) -> Transform:
     """`parts` on the chosen matrices, `rest` on everything else."""
-    found = matrices(matrix_axes(call, axes))
+    axes = matrix_axes(name, axes)
+    found = everything_else if isinstance(axes, EveryLeaf) else matrices(axes)
     found = found if where is None else found & choose(where)
     return partition([(name, found, chain(*parts)), ("adam", everything_else, rest)], idle="allow")
 
@@ -53,7 +54,7 @@ def soap(
         scale_by_learning_rate(learning_rate),
     ]
     rest = adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
-    return _with_adamw("soap", "soap", where, axes, parts, rest)
+    return _with_adamw("soap", where, axes, parts, rest)
 
 
 def shampoo(
@@ -108,4 +109,4 @@ def shampoo(
         scale_by_learning_rate(learning_rate),
     ]
     rest = adamw(learning_rate, b1, graft_b2, graft_eps, weight_decay=weight_decay, mask=mask)
-    return _with_adamw("shampoo", "shampoo", where, axes, parts, rest)
+    return _with_adamw("shampoo", where, axes, parts, rest)
