@@ -32,7 +32,9 @@ def block(d: int, layers: int) -> Shapes:
     for i in range(layers):
         shapes |= {f"block_{i}/{name}": (d, d) for name in ("query", "key", "value", "out")}
         shapes |= {f"block_{i}/up": (d, 4 * d), f"block_{i}/down": (4 * d, d)}
-        shapes |= {f"block_{i}/{name}": (d,) for name in ("norm_1", "norm_2", "bias_2")} | {f"block_{i}/bias_1": (4 * d,)}
+        shapes |= {f"block_{i}/{name}": (d,) for name in ("norm_1", "norm_2", "bias_2")} | {
+            f"block_{i}/bias_1": (4 * d,)
+        }
     return shapes
 
 

@@ -60,6 +60,7 @@ from jopt.optimizers.moments import (
 )
 from jopt.optimizers.preconditioners import shampoo, soap
 from jopt.optimizers.search import lbfgs
+from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 from jopt.optimizers.tuned import (
     cocob,
     dadapt_adamw,
@@ -71,7 +72,6 @@ from jopt.optimizers.tuned import (
     prodigy,
     sophia,
 )
-from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 
 __all__ = [
     "acprop",
@@ -85,30 +85,30 @@ __all__ = [
     "adamaxw",
     "adamc",
     "adamw",
+    "adamw_8bit",
+    "adamw_bf16",
     "adan",
     "ademamix",
     "adopt",
-    "adamw_8bit",
-    "adamw_bf16",
     "amsgrad",
     "came",
     "cautious_adamw",
     "cautious_lion",
-    "dpsgd",
-    "fromage",
-    "gpa_adamw",
     "cocob",
     "dadapt_adamw",
     "dog",
     "dowg",
+    "dpsgd",
+    "fromage",
+    "gpa_adamw",
     "lamb",
     "laprop",
     "lars",
     "lbfgs",
     "lion",
+    "lion_8bit",
     "madgrad",
     "mars",
-    "lion_8bit",
     "momentum",
     "momo",
     "momo_adam",
@@ -120,9 +120,9 @@ __all__ = [
     "novograd",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
-    "radam",
     "polyak_sgd",
     "prodigy",
+    "radam",
     "rmsprop",
     "rprop",
     "schedule_free_adamw",
@@ -134,7 +134,7 @@ __all__ = [
     "simplified_ademamix",
     "sm3",
     "soap",
+    "sophia",
     "stable_adamw",
     "yogi",
-    "sophia",
 ]

@@ -15,10 +15,23 @@ from jopt.rules.belief import (
     scale_by_yogi,
 )
 from jopt.rules.blocks import scale_by_adam_mini
+from jopt.rules.cocob import (
+    scale_by_cocob,
+)
+from jopt.rules.curvature import (
+    gauss_newton_estimator_diag_hessian,
+    hutchinson_estimator_diag_hessian,
+    scale_by_sophia,
+)
 from jopt.rules.difference import (
     scale_by_adan,
     scale_by_mars,
     scale_by_optimistic_gradient,
+)
+from jopt.rules.distance import (
+    scale_by_distance_over_gradients,
+    scale_by_dog,
+    scale_by_dowg,
 )
 from jopt.rules.every import apply_every
 from jopt.rules.factored import scale_by_came, scale_by_factored_rms
@@ -42,23 +55,6 @@ from jopt.rules.norms import (
     scale_by_param_block_rms,
     scale_by_shrinking_rate,
 )
-from jopt.rules.radam import scale_by_radam
-from jopt.rules.rprop import scale_by_rprop
-from jopt.rules.cocob import (
-    scale_by_cocob,
-)
-from jopt.rules.curvature import (
-    gauss_newton_estimator_diag_hessian,
-    hutchinson_estimator_diag_hessian,
-    scale_by_sophia,
-)
-from jopt.rules.distance import (
-    scale_by_distance_over_gradients,
-    scale_by_dog,
-    scale_by_dowg,
-)
-from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
-from jopt.rules.muon import scale_by_muon, scale_by_shape
 from jopt.rules.polyak import (
     scale_by_momo,
     scale_by_momo_adam,
@@ -68,6 +64,8 @@ from jopt.rules.prodigy import (
     scale_by_dadapt_adamw,
     scale_by_prodigy,
 )
+from jopt.rules.radam import scale_by_radam
+from jopt.rules.rprop import scale_by_rprop
 from jopt.rules.scale import (
     identity,
     scale,
@@ -124,20 +122,18 @@ __all__ = [
     "scale_by_lion",
     "scale_by_madgrad",
     "scale_by_mars",
+    "scale_by_momo",
+    "scale_by_momo_adam",
     "scale_by_muon",
     "scale_by_nadam",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
-    "scale_by_radam",
-    "scale_by_refined_lion",
-    "scale_by_momo",
-    "scale_by_momo_adam",
-    "scale_by_muon",
-    "scale_by_nadam",
     "scale_by_polyak",
     "scale_by_prodigy",
+    "scale_by_radam",
+    "scale_by_refined_lion",
     "scale_by_rms",
     "scale_by_root_sum",
     "scale_by_rprop",
@@ -151,8 +147,8 @@ __all__ = [
     "scale_by_sm3",
     "scale_by_smooth_lion",
     "scale_by_soap",
-    "scale_by_stable_adam",
     "scale_by_sophia",
+    "scale_by_stable_adam",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",
