@@ -26,7 +26,7 @@ from jopt.optimizers.classic import (
     sign_sgd,
     signum,
 )
-from jopt.optimizers.matrix import muon
+from jopt.optimizers.matrix import muon, normuon, scion
 
 __all__ = [
     "adadelta",
@@ -44,7 +44,9 @@ __all__ = [
     "nadam",
     "nadamw",
     "nesterov",
+    "normuon",
     "rmsprop",
+    "scion",
     "sgd",
     "sign_sgd",
     "signum",

@@ -8,8 +8,11 @@ from jopt.rules.adam import (
     scale_by_nadam,
     scale_by_uncorrected_adam,
 )
+from jopt.rules.lmo import rms_lmo, sign_lmo, spectral_lmo
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
+from jopt.rules.normuon import scale_by_normuon
+from jopt.rules.qk_clip import qk_clip
 from jopt.rules.scale import (
     identity,
     scale,
@@ -24,6 +27,8 @@ __all__ = [
     "identity",
     "nesterov_trace",
     "normalize_by_update_norm",
+    "qk_clip",
+    "rms_lmo",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
@@ -34,6 +39,7 @@ __all__ = [
     "scale_by_lion",
     "scale_by_muon",
     "scale_by_nadam",
+    "scale_by_normuon",
     "scale_by_rms",
     "scale_by_root_sum",
     "scale_by_rss",
@@ -44,5 +50,7 @@ __all__ = [
     "scale_by_trust_ratio",
     "scale_by_uncorrected_adam",
     "set_to_zero",
+    "sign_lmo",
+    "spectral_lmo",
     "trace",
 ]

@@ -16,6 +16,7 @@ class Entry:
         make: makes the transform, with typical numbers; an optimizer's takes the learning rate.
         value: whether update needs ``value=``.
         rated: whether `make` takes one number.
+        extra: more that update needs, as (name, number) pairs.
     """
 
     make: Callable[..., jopt.Transform]
@@ -29,13 +30,14 @@ class Entry:
     rated: bool = False
     ulps: float = 64
     namespace: tuple[tuple[str, Any], ...] = ()
+    extra: tuple[tuple[str, float], ...] = ()
 
     def declared(self) -> dict[str, Any]:
         """What `check_transform` is told of it."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         make, value, rated = own.pop("make"), own.pop("value"), own.pop("rated")
         own["namespace"] = dict(own["namespace"])
-        return own | {"factory": make if rated else None, "extra": {"value": 1.0} if value else {}}
+        return own | {"factory": make if rated else None, "extra": ({"value": 1.0} if value else {}) | dict(own["extra"])}
 
     def subject(self) -> Subject:
         """The transform under test."""
