@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jopt import dtypes
@@ -195,6 +194,8 @@ def _stack(views: tuple[View, ...], gs: Any, slots: Any, ps: Any, salts: Any) ->
 
 def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Array], gs: Any, before: Any) -> list[Any]:
     """(update, slots) of each leaf from those of all matrices; the leaves were `gs` and `before`."""
+    from jax.experimental.shard_alike import shard_alike  # where it is needed: `import jopt` loads no more of JAX
+
     found, start = [], 0
     transposes = len(set(views)) > 1
     for view, g, old in zip(views, gs, before, strict=True):

@@ -65,6 +65,7 @@ scale_by_sophia
 sophia
 mechanize
 adamw_8bit adamw_bf16 compensate lion_8bit round_stochastically store
+normuon orthogonality_error qk_clip rms_lmo scale_by_normuon scion sign_lmo spectral_lmo
 """
 
 NAMES = sorted(

@@ -72,6 +72,7 @@ from jopt.optimizers.tuned import (
     prodigy,
     sophia,
 )
+from jopt.optimizers.matrix import muon, normuon, scion
 
 __all__ = [
     "acprop",
@@ -127,6 +128,9 @@ __all__ = [
     "rprop",
     "schedule_free_adamw",
     "schedule_free_sgd",
+    "normuon",
+    "rmsprop",
+    "scion",
     "sgd",
     "shampoo",
     "sign_sgd",

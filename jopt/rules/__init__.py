@@ -66,6 +66,11 @@ from jopt.rules.prodigy import (
 )
 from jopt.rules.radam import scale_by_radam
 from jopt.rules.rprop import scale_by_rprop
+from jopt.rules.lmo import rms_lmo, sign_lmo, spectral_lmo
+from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
+from jopt.rules.muon import scale_by_muon, scale_by_shape
+from jopt.rules.normuon import scale_by_normuon
+from jopt.rules.qk_clip import qk_clip
 from jopt.rules.scale import (
     identity,
     scale,
@@ -95,6 +100,8 @@ __all__ = [
     "nesterov_trace",
     "normalize",
     "normalize_by_update_norm",
+    "qk_clip",
+    "rms_lmo",
     "scale",
     "scale_by_acprop",
     "scale_by_adadelta",
@@ -134,6 +141,7 @@ __all__ = [
     "scale_by_prodigy",
     "scale_by_radam",
     "scale_by_refined_lion",
+    "scale_by_normuon",
     "scale_by_rms",
     "scale_by_root_sum",
     "scale_by_rprop",
@@ -156,5 +164,7 @@ __all__ = [
     "scale_by_zoom_linesearch",
     "scale_with_corrected_decay",
     "set_to_zero",
+    "sign_lmo",
+    "spectral_lmo",
     "trace",
 ]

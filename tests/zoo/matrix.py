@@ -3,16 +3,32 @@
 import optax.contrib
 
 import jopt
-from zoo.cases import DECAYING, FADE, FALL, LEAVES, MASK, MATRICES, PARITY_MATRICES, Against, Replay
+from zoo.cases import DECAYING, FADE, FALL, LEAVES, MASK, MATRICES, PARITY_MATRICES, ROUNDED, Against, Replay
 from zoo.entry import Entry, rated
 
 MATRIX = {"complex": None, "elementwise": False}
 
 OPTIMIZERS = {
     "muon": rated(jopt.muon, **MATRIX),
+    "muon_axes": rated(
+        lambda rate: jopt.muon(rate, axes=[("dense/kernel", 1, 0)], consistent_rms=0.2, where="dense/*"),
+        reads_paths=True,
+        **MATRIX,
+    ),
+    "normuon": rated(jopt.normuon, **MATRIX),
+    "scion": rated(lambda rate: jopt.scion(rate, radius=1.0), **MATRIX),
+    "scion_constrained": rated(lambda rate: jopt.scion(rate, constrained=True), zero_gradient=False, **MATRIX),
 }
 
 RULES = {
+    "qk_clip": Entry(
+        lambda: jopt.qk_clip(100.0, 0.3, query="dense/kernel", key="out/*"),
+        complex=None,
+        zero_gradient=False,
+        reads_paths=True,
+        extra=(("max_logits", 200.0),),
+    ),
+    "rms_lmo": Entry(jopt.rms_lmo, elementwise=False, complex="native"),
     "scale_by_muon": Entry(jopt.scale_by_muon, matrices_only=True, **MATRIX),
     "scale_by_muon_aol": Entry(
         # Its first steps multiply small singular values by 8 and 4, where "standard" has 3.4.
@@ -21,10 +37,13 @@ RULES = {
         ulps=256,
         **MATRIX,
     ),
+    "scale_by_normuon": Entry(jopt.scale_by_normuon, matrices_only=True, **MATRIX),
     "scale_by_shape": Entry(jopt.scale_by_shape, matrices_only=True, complex="native"),
     "scale_by_shape_consistent": Entry(
         lambda: jopt.scale_by_shape(consistent_rms=0.2), matrices_only=True, complex="native"
     ),
+    "sign_lmo": Entry(jopt.sign_lmo),
+    "spectral_lmo": Entry(jopt.spectral_lmo, matrices_only=True, **MATRIX),
 }
 
 
@@ -60,10 +79,21 @@ ORACLES = [
         adam_weight_decay=FADE,
         tolerance=NEWTON_SCHULZ,
     ),
+    Replay("scale_by_normuon", only=MATRICES, tolerance=NEWTON_SCHULZ),
+    Replay("scale_by_normuon", only=MATRICES, beta=0.9, b2=0.99, nesterov=False, tolerance=NEWTON_SCHULZ, slow=True),
+    Replay("normuon", learning_rate=FALL, weight_decay=0.1, consistent_rms=0.2, tolerance=NEWTON_SCHULZ, slow=True),
+    Replay("spectral_lmo", only=MATRICES, radius=2.0, tolerance=NEWTON_SCHULZ),
+    Replay("sign_lmo", radius=2.0, tolerance=ROUNDED),
+    Replay("rms_lmo"),
+    Replay("scion", learning_rate=0.0005, tolerance=NEWTON_SCHULZ),
+    Replay("scion", learning_rate=FALL, decay=0.95, radius=2.0, constrained=True, tolerance=NEWTON_SCHULZ, slow=True),
 ]
+
+RANDOM = {"qk_clip": "it needs logits: by its numbers, in test_matrix.py"}
 
 SYMBOLS = {
     "scale_by_muon": {"mu": ("m",)},
+    "scale_by_normuon": {"mu": ("m",), "nu": ("v",)},
 }
 
 
