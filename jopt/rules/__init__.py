@@ -8,6 +8,7 @@ from jopt.rules.adam import (
     scale_by_nadam,
     scale_by_uncorrected_adam,
 )
+from jopt.rules.kron import scale_by_kron
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
 from jopt.rules.scale import (
@@ -32,6 +33,7 @@ __all__ = [
     "scale_by_adamax",
     "scale_by_amsgrad",
     "scale_by_ema",
+    "scale_by_kron",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_muon",
