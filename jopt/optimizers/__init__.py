@@ -73,6 +73,7 @@ from jopt.optimizers.tuned import (
     sophia,
 )
 from jopt.optimizers.matrix import muon, normuon, scion
+from jopt.optimizers.preconditioners import kron, shampoo, soap
 
 __all__ = [
     "acprop",
@@ -102,6 +103,7 @@ __all__ = [
     "dpsgd",
     "fromage",
     "gpa_adamw",
+    "kron",
     "lamb",
     "laprop",
     "lars",

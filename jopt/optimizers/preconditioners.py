@@ -8,11 +8,12 @@ from jopt.partition import chain, partition
 from jopt.paths import everything_else
 from jopt.paths import where as choose
 from jopt.regularize import add_decayed_weights
-from jopt.rules import scale_by_learning_rate, scale_by_shampoo, scale_by_soap, trace
+from jopt.rules import scale_by_kron, scale_by_learning_rate, scale_by_shampoo, scale_by_soap, trace
+from jopt.rules.kron import UPDATE_PROBABILITY
 from jopt.scalars import ScalarOrSchedule
 from jopt.transform import Transform
 
-__all__ = ["shampoo", "soap"]
+__all__ = ["kron", "shampoo", "soap"]
 
 
 def _with_adamw(name: str, where: Any, axes: Any, parts: list[Any], rest: Transform) -> Transform:
@@ -110,3 +111,42 @@ def shampoo(
     ]
     rest = adamw(learning_rate, b1, graft_b2, graft_eps, weight_decay=weight_decay, mask=mask)
     return _with_adamw("shampoo", where, axes, parts, rest)
+
+
+def kron(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    *,
+    preconditioner_update_probability: ScalarOrSchedule = UPDATE_PROBABILITY,
+    precond_lr: ScalarOrSchedule = 0.1,
+    max_rms: ScalarOrSchedule = 1.1,
+    preconditioner_init_scale: ScalarOrSchedule = 1.0,
+    max_size_triangular: int = 8192,
+    precondition_frequency: int = 1,
+    key: Any = 0,
+    axes: Any = "any",
+) -> Transform:
+    """PSGD Kron on every parameter, vectors included; see `scale_by_kron`.
+
+    Args:
+        mask: which parameters decay.
+
+    A step has a root mean square of about 1, as Adam's, but not above `max_rms`.
+    """
+    return chain(
+        scale_by_kron(
+            b1,
+            preconditioner_update_probability,
+            precond_lr,
+            max_rms,
+            preconditioner_init_scale,
+            max_size_triangular,
+            precondition_frequency,
+            key,
+            axes=axes,
+        ),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -42,6 +42,7 @@ from jopt.rules.linesearch import (
     scale_by_zoom_linesearch,
 )
 from jopt.rules.madgrad import scale_by_madgrad
+from jopt.rules.kron import scale_by_kron
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
 from jopt.rules.normalized import (
@@ -125,6 +126,7 @@ __all__ = [
     "scale_by_hyperball_rate",
     "scale_by_laprop",
     "scale_by_lbfgs",
+    "scale_by_kron",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
