@@ -174,7 +174,7 @@ def scale_by_sophia(
             f"the program. Make a transform for each interval."
         )
     numbers = {"b1": b1, "b2": b2, "eps": eps, "gamma": gamma, "clip_threshold": clip_threshold}
-    fixed = {"update_interval": k, "mu_dtype": dtype_name(mu_dtype, "scale_by_sophia", "mu_dtype")}
+    fixed: dict[str, Any] = {"update_interval": k, "mu_dtype": dtype_name(mu_dtype, "scale_by_sophia", "mu_dtype")}
     if clip_threshold is None:
         fixed["clip_threshold"] = numbers.pop("clip_threshold")
     estimator = hutchinson_estimator_diag_hessian() if hessian_diagonal_fn is None else hessian_diagonal_fn

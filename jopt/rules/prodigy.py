@@ -1,5 +1,7 @@
 """Adam whose rate is estimated from inner products over the whole tree: Prodigy and D-Adaptation."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jopt import linalg
@@ -121,7 +123,7 @@ def scale_by_prodigy(
         "estim_lr_coef": estim_lr_coef,
         "weight_decay": weight_decay,
     }
-    flags = {"safeguard_warmup": bool(safeguard_warmup)}
+    flags: dict[str, Any] = {"safeguard_warmup": bool(safeguard_warmup)}
     if beta3 is None:
         flags["beta3"] = numbers.pop("beta3")
     return whole(PRODIGY, hyper=numbers, static=flags, domain=_DOMAIN)
