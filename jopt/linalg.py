@@ -182,13 +182,17 @@ def _safe_sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
 
 
+def abs_square(x: jax.Array) -> jax.Array:
+    """|x|² of each element, real also where x is complex."""
+    return x.real * x.real + x.imag * x.imag if jnp.iscomplexobj(x) else x * x
+
+
 def norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm of one array, finite wherever it is, with slope 0 at 0."""
     top = jnp.max(jnp.abs(x), initial=0.0)
     scale = jax.lax.stop_gradient(jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones_like(top)))
     y = x / scale.astype(x.dtype)
-    squares = y.real * y.real + y.imag * y.imag if jnp.iscomplexobj(y) else y * y
-    return scale * _safe_sqrt(jnp.sum(squares))
+    return scale * _safe_sqrt(jnp.sum(abs_square(y)))
 
 
 def rms(x: jax.Array) -> jax.Array:
@@ -254,38 +258,3 @@ def is_sharded(x: jax.Array) -> bool:
 
 def _names(entry: Any) -> set[Any]:
     return set(entry) if isinstance(entry, tuple) else {entry} - {None}
-
-
-# Quintic Newton-Schulz coefficients, tuned for slope at 0 and not for convergence: σ lands in about
-# [0.7, 1.2], which is all Muon needs [jordan2024muon].
-MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-
-def newton_schulz(x: jax.Array, steps: int, coefficients: tuple[Any, ...], eps: Any) -> jax.Array:
-    """Approximate the orthogonal polar factor of one matrix (m, n).
-
-        X ← X / (‖X‖ + eps),  then per step:  A = XXᵀ,  X ← aX + (bA + cA²)X
-
-    Args:
-        steps: how many iterations.
-        coefficients: one triple (a, b, c) for all steps, or a triple per step.
-        eps: added to the norm, so that a zero matrix stays zero.
-
-    Complex matrices use the conjugate transpose.
-    """
-    tall = x.shape[0] > x.shape[1]
-    x = _adjoint(x) if tall else x
-    x = x / (norm(x) + jnp.asarray(eps, norm_dtype(x))).astype(x.dtype)
-    per_step = coefficients if isinstance(coefficients[0], tuple) else (coefficients,) * steps
-    for a, b, c in per_step[:steps]:
-        gram = matmul(x, _adjoint(x))
-        x = _cast(a, x) * x + matmul(_cast(b, x) * gram + _cast(c, x) * matmul(gram, gram), x)
-    return _adjoint(x) if tall else x
-
-
-def _cast(number: Any, x: jax.Array) -> jax.Array:
-    return jnp.asarray(number, x.dtype)
-
-
-def _adjoint(x: jax.Array) -> jax.Array:
-    return x.T.conj() if jnp.iscomplexobj(x) else x.T

@@ -80,7 +80,8 @@ def test_every_public_factory_is_listed():
     assert makes_transforms - EVERYTHING.keys() == set()
     assert set(jopt.optimizers.__all__) - OPTIMIZERS.keys() == set()
     assert set(jopt.rules.__all__) - RULES.keys() == set()
-    readers = {"monitored", "nonfinite_report"}
+    readers = {"monitored", "nonfinite_report", "schedule_free_eval_params", "skip_large_updates", "skip_not_finite"}
+    readers |= {"inject_hyperparams", "measure_with_ema"}
     assert set(jopt.wrap.__all__) - WRAPPERS.keys() == readers
 
 

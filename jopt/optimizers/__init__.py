@@ -6,6 +6,15 @@ which parameters decay, `mask=` the same in optax's form; `mu_dtype` and `accumu
 momentum in another dtype. A module is a family.
 """
 
+from jopt.optimizers.averages import gpa_adamw, schedule_free_adamw, schedule_free_sgd
+from jopt.optimizers.blocks import (
+    adafactor,
+    adam_mini,
+    came,
+    dpsgd,
+    fromage,
+    sm3,
+)
 from jopt.optimizers.classic import (
     adadelta,
     adagrad,
@@ -27,6 +36,31 @@ from jopt.optimizers.classic import (
     signum,
 )
 from jopt.optimizers.matrix import muon
+from jopt.optimizers.moments import (
+    acprop,
+    adabelief,
+    adamc,
+    adan,
+    ademamix,
+    adopt,
+    cautious_adamw,
+    cautious_lion,
+    laprop,
+    madgrad,
+    mars,
+    noisy_sgd,
+    novograd,
+    optimistic_adam_v2,
+    optimistic_gradient_descent,
+    radam,
+    rprop,
+    simplified_ademamix,
+    stable_adamw,
+    yogi,
+)
+from jopt.optimizers.preconditioners import shampoo, soap
+from jopt.optimizers.search import lbfgs
+from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 from jopt.optimizers.tuned import (
     cocob,
     dadapt_adamw,
@@ -40,20 +74,41 @@ from jopt.optimizers.tuned import (
 )
 
 __all__ = [
+    "acprop",
+    "adabelief",
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
+    "adam_mini",
     "adamax",
     "adamaxw",
+    "adamc",
     "adamw",
+    "adamw_8bit",
+    "adamw_bf16",
+    "adan",
+    "ademamix",
+    "adopt",
     "amsgrad",
+    "came",
+    "cautious_adamw",
+    "cautious_lion",
     "cocob",
     "dadapt_adamw",
     "dog",
     "dowg",
+    "dpsgd",
+    "fromage",
+    "gpa_adamw",
     "lamb",
+    "laprop",
     "lars",
+    "lbfgs",
     "lion",
+    "lion_8bit",
+    "madgrad",
+    "mars",
     "momentum",
     "momo",
     "momo_adam",
@@ -61,11 +116,25 @@ __all__ = [
     "nadam",
     "nadamw",
     "nesterov",
+    "noisy_sgd",
+    "novograd",
+    "optimistic_adam_v2",
+    "optimistic_gradient_descent",
     "polyak_sgd",
     "prodigy",
+    "radam",
     "rmsprop",
+    "rprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
+    "simplified_ademamix",
+    "sm3",
+    "soap",
     "sophia",
+    "stable_adamw",
+    "yogi",
 ]

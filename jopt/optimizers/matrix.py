@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from jopt.linalg import MUON_COEFFICIENTS
+from jopt.axes import AxesFunction, AxesTree, matrices, matrix_axes
 from jopt.optimizers.classic import adamw
 from jopt.partition import chain, partition
-from jopt.paths import everything_else, ndim
+from jopt.paths import Where, everything_else, path
 from jopt.paths import where as choose
+from jopt.polar import MUON_COEFFICIENTS
 from jopt.regularize import add_decayed_weights
 from jopt.rules import scale_by_learning_rate, scale_by_muon, scale_by_shape
 from jopt.scalars import ScalarOrSchedule
@@ -14,10 +15,28 @@ from jopt.transform import Transform
 
 __all__ = ["muon"]
 
+EMBEDDINGS_AND_HEADS = path(
+    "embed*|Embed*|*_embed*|embedding*|wte|wpe|head|*_head|head_*|logits|classifier|readout|unembed*"
+    "|output/kernel|params/output/kernel"
+)
+"""Where rows or columns are classes and not features: by the usual names, `output` at the top only."""
+
+
+def hidden_matrices(axes: Any, where: Any) -> Where:
+    """The parameters that a matrix optimizer takes by default.
+
+    Args:
+        axes: declared axes, normalised. A tree of them or a function says by itself what is a matrix.
+        where: the user's choice; None takes matrices but for embeddings and heads.
+    """
+    if where is not None:
+        return matrices(axes) & choose(where)
+    return matrices(axes) if isinstance(axes, AxesTree | AxesFunction) else matrices(axes) & ~EMBEDDINGS_AND_HEADS
+
 
 def muon(
     learning_rate: ScalarOrSchedule,
-    ns_coeffs: tuple[Any, ...] = MUON_COEFFICIENTS,
+    ns_coeffs: Any = MUON_COEFFICIENTS,
     ns_steps: int = 5,
     beta: ScalarOrSchedule = 0.95,
     eps: ScalarOrSchedule = 1e-8,
@@ -26,31 +45,49 @@ def muon(
     mu_dtype: Any = None,
     *,
     nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
     adam_b1: ScalarOrSchedule = 0.9,
     adam_b2: ScalarOrSchedule = 0.999,
     adam_eps_root: ScalarOrSchedule = 0.0,
     adam_weight_decay: ScalarOrSchedule = 0.0,
     adam_learning_rate: ScalarOrSchedule | None = None,
+    muon_weight_dimension_numbers: Any = None,
     consistent_rms: ScalarOrSchedule | None = None,
     where: Any = None,
+    axes: Any = None,
 ) -> Transform:
-    """Muon on matrices, AdamW on everything else.
+    """Muon on hidden matrices, AdamW on embeddings, heads and everything else.
 
     Matrices: see `scale_by_muon` and `scale_by_shape`. Their numbers are named ``muon/...``, those
-    of the other parameters ``adam/...``.
+    of the other parameters ``adam/...``; `explain` shows which parameter went where.
 
     Args:
-        where: which matrices go to Muon; None takes every 2-D parameter. Send embeddings and heads
-            to Adam: ``where=~path("embed*|head*")``.
+        where: which matrices go to Muon, in place of the default: all but those whose names say
+            embedding or head ("embed...", "head", "lm_head", "logits", a top "output", ...).
+        axes: which axes of an array are rows and columns, for kernels of convolutions and heads of
+            attention; see `scale_by_muon`. None takes 2-D parameters.
+        muon_weight_dimension_numbers: optax's form of `axes`; it alone says what goes to Muon, and
+            names decide nothing.
         adam_learning_rate: None takes `learning_rate`.
         consistent_rms: 0.2 gives updates of AdamW's size, so that its learning rate carries over.
 
     A tree without matrices, or without anything else, runs all the same.
     """
-    matrices = ndim(2) if where is None else ndim(2) & choose(where)
+    axes = matrix_axes("muon", axes, muon_weight_dimension_numbers)
     muon_parts = chain(
-        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov=nesterov),
-        scale_by_shape(consistent_rms),
+        scale_by_muon(
+            ns_coeffs,
+            ns_steps,
+            beta,
+            eps,
+            mu_dtype,
+            nesterov=nesterov,
+            adaptive=adaptive,
+            preconditioning=preconditioning,
+            axes=axes,
+        ),
+        scale_by_shape(consistent_rms=consistent_rms, axes=axes),
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
     )
@@ -64,4 +101,5 @@ def muon(
         adam_weight_decay,
         nesterov=nesterov,
     )
-    return partition([("muon", matrices, muon_parts), ("adam", everything_else, adam_parts)], idle="allow")
+    cases = [("muon", hidden_matrices(axes, where), muon_parts), ("adam", everything_else, adam_parts)]
+    return partition(cases, idle="allow")

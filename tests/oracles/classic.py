@@ -254,51 +254,6 @@ def normalize_by_update_norm(g, p, s, t, scale_factor=1.0, eps=1e-6):
     return {name: factor * x for name, x in g.items()}
 
 
-# Muon --------------------------------------------------------------------------------------------
-
-
-def _newton_schulz(x, coefficients, steps, eps):
-    x = x / (_norm(x) + eps)
-    if x.shape[0] > x.shape[1]:
-        return _iterate(x.T, coefficients, steps).T
-    return _iterate(x, coefficients, steps)
-
-
-def _iterate(x, coefficients, steps):
-    for i in range(steps):
-        a, b, c = coefficients[i] if np.ndim(coefficients) == 2 else coefficients
-        square = x @ x.T
-        x = a * x + b * square @ x + c * square @ square @ x
-    return x
-
-
-def scale_by_muon(g, p, s, t, ns_coeffs=(3.4445, -4.7750, 2.0315), ns_steps=5, beta=0.95, eps=1e-8, nesterov=True):
-    # Jordan et al. 2024, with optax's averaged and corrected momentum.
-    s["m"] = beta * s.get("m", 0.0) + (1.0 - beta) * g
-    m_hat = s["m"] / (1.0 - beta**t)
-    if nesterov:
-        m_hat = beta * s["m"] / (1.0 - beta ** (t + 1)) + (1.0 - beta) * g / (1.0 - beta**t)
-    return _newton_schulz(m_hat, ns_coeffs, ns_steps, eps)
-
-
-def scale_by_shape(g, p, s, t, consistent_rms=None):
-    rows, columns = g.shape  # inputs, outputs: the transpose of torch's weights
-    factor = math.sqrt(max(1.0, columns / rows)) if consistent_rms is None else consistent_rms * math.sqrt(max(g.shape))
-    return factor * g
-
-
-def muon(
-    g, p, s, t, learning_rate, weight_decay=0.0, consistent_rms=None, eps=1e-8, nesterov=True, adam_b1=0.9,
-    adam_b2=0.999, adam_eps_root=0.0, adam_weight_decay=0.0, adam_learning_rate=None, **numbers,
-):  # fmt: skip
-    if np.ndim(g) == 2:
-        o = scale_by_muon(g, p, s, t, eps=eps, nesterov=nesterov, **numbers)
-        return -learning_rate * (scale_by_shape(o, p, s, t, consistent_rms) + weight_decay * p)
-    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    a = scale_by_adam(g, p, s, t, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
-    return -rate * (a + adam_weight_decay * p)
-
-
 # Clipping and cleaning ---------------------------------------------------------------------------
 
 

@@ -1,1 +1,78 @@
-"""Transcriptions: Muon and its descendants, and what the matrix engine runs."""
+"""Optimizers that take a matrix as a matrix."""
+
+import math
+
+import numpy as np
+
+from oracles import classic
+
+DION = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+
+
+def _norm(x):
+    return math.sqrt(float(np.sum(np.square(x))))
+
+
+def _scaled(x, preconditioning, eps):
+    """Boissin et al. 2025 (aol), Grishina et al. 2025 (schatten)."""
+    if preconditioning == "spectral":
+        return x / (np.linalg.svd(x, compute_uv=False)[0] + eps)
+    x = x / (_norm(x) + eps)
+    if preconditioning == "schatten":
+        return x / np.sum(np.linalg.svd(x, compute_uv=False) ** 4) ** 0.25 if np.any(x) else x
+    if preconditioning == "aol":
+        rows = np.abs(x @ x.T).sum(axis=1, keepdims=True)
+        return x / np.sqrt(np.where(rows > 0, rows, 1.0))
+    return x
+
+
+def _newton_schulz(x, coefficients, steps, eps, preconditioning="frobenius"):
+    if x.shape[0] > x.shape[1]:
+        return _newton_schulz(x.T, coefficients, steps, eps, preconditioning).T
+    x = _scaled(x, preconditioning, eps)
+    for i in range(steps):
+        a, b, c = coefficients[i] if np.ndim(coefficients) == 2 else coefficients
+        square = x @ x.T
+        x = a * x + b * square @ x + c * square @ square @ x
+    return x
+
+
+def _momentum(g, s, t, beta, nesterov):
+    s["m"] = beta * s.get("m", 0.0) + (1.0 - beta) * g
+    if nesterov:
+        return beta * s["m"] / (1.0 - beta ** (t + 1)) + (1.0 - beta) * g / (1.0 - beta**t)
+    return s["m"] / (1.0 - beta**t)
+
+
+def scale_by_muon(
+    g, p, s, t, ns_coeffs=(3.4445, -4.7750, 2.0315), ns_steps=5, beta=0.95, eps=1e-8, nesterov=True, adaptive=False,
+    preconditioning="frobenius",
+):  # fmt: skip
+    # Jordan et al. 2024, with optax's averaged and corrected momentum.
+    m_hat = _momentum(g, s, t, beta, nesterov)
+    o = _newton_schulz(m_hat, DION if ns_coeffs == "dion" else ns_coeffs, ns_steps, eps, preconditioning)
+    return np.sum(m_hat * o) * o if adaptive else o
+
+
+def scale_by_shape(g, p, s, t, consistent_rms=None):
+    rows, columns = g.shape  # inputs, outputs: the transpose of torch's weights
+    factor = math.sqrt(max(1.0, columns / rows)) if consistent_rms is None else consistent_rms * math.sqrt(max(g.shape))
+    return factor * g
+
+
+def muon(
+    g, p, s, t, learning_rate, weight_decay=0.0, consistent_rms=None, eps=1e-8, nesterov=True, adam_b1=0.9,
+    adam_b2=0.999, adam_eps_root=0.0, adam_weight_decay=0.0, adam_learning_rate=None, **numbers,
+):  # fmt: skip
+    if np.ndim(g) == 2:
+        o = scale_by_muon(g, p, s, t, eps=eps, nesterov=nesterov, **numbers)
+        return -learning_rate * (scale_by_shape(o, p, s, t, consistent_rms) + weight_decay * p)
+    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    a = classic.scale_by_adam(g, p, s, t, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
+    return -rate * (a + adam_weight_decay * p)

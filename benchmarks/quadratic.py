@@ -1,0 +1,135 @@
+"""DeepOBS's noisy quadratic of 100 dimensions, whose optimum is known: how many epochs each optimizer needs.
+
+f(θ) = mean over data of ½ (θ − x)ᵀ Q (θ − x), the TensorFlow variant: 90 eigenvalues from U(0, 1), 10 from
+U(30, 60), start at θ = 1, 1000 points from N(0, 0.6²), batches of 128 (7 an epoch, the rest dropped).
+Everything is pure and runs under `vmap` over seeds and rates.
+
+    python -m benchmarks.quadratic [--out FILE]
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jopt
+
+DIMENSIONS, POINTS, BATCH, STEPS_PER_EPOCH = 100, 1000, 128, 7
+TARGET = 87.7032  # DeepOBS's convergence performance
+OPTIMUM = 87.0460  # the test loss at the mean of the training points, which is the best one can find
+HERE = pathlib.Path(__file__).parent
+
+
+class Quadratic(NamedTuple):
+    """The problem.
+
+    Args:
+        q: Q, (100, 100).
+        train: 1000 points.
+        test: 896 points.
+    """
+
+    q: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+
+
+def _rotation(source: np.random.RandomState) -> np.ndarray:
+    """A random rotation by the recursion of Diaconis and Shahshahani."""
+    angle = 2 * np.pi * source.uniform()
+    found = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    for d in range(2, DIMENSIONS):
+        v = source.normal(size=(d + 1, 1))
+        v /= np.linalg.norm(v)
+        e = np.concatenate([[[1.0]], np.zeros((d, 1))])
+        x = (e - v) / np.linalg.norm(e - v)
+        block = np.block([[np.ones((1, 1)), np.zeros((1, d))], [np.zeros((d, 1)), found]])
+        found = block - 2 * x @ (x.T @ block)
+    return -found
+
+
+@functools.cache
+def problem() -> Quadratic:
+    """The problem of the published runs, drawn as they drew it."""
+    source = np.random.RandomState(42)  # one stream: eigenvalues first, then the rotation
+    eigenvalues = np.concatenate([source.uniform(0.0, 1.0, 90), source.uniform(30.0, 60.0, 10)])
+    rotation = _rotation(source)
+    data = [np.random.RandomState(seed).normal(0.0, 0.6, (POINTS, DIMENSIONS)).astype(np.float32) for seed in (42, 43)]
+    return Quadratic(rotation.T @ np.diag(eigenvalues) @ rotation, data[0], data[1][: STEPS_PER_EPOCH * BATCH])
+
+
+def loss(theta: Any, points: Any, q: Any) -> Any:
+    """The mean over points of ½ (θ − x)ᵀ Q (θ − x)."""
+    away = theta[None, :] - points
+    return jnp.mean(jnp.sum((away @ q) * away, axis=1)) / 2
+
+
+class Moments(NamedTuple):
+    """What the mean loss over points depends on: f(θ) = ½ (θ − mean)ᵀ Q (θ − mean) + least."""
+
+    mean: np.ndarray
+    least: float
+
+
+@functools.cache
+def moments() -> Moments:
+    """Of the test points, in float64."""
+    q, _, test = problem()
+    test = test.astype(np.float64)
+    away = test - test.mean(axis=0)
+    return Moments(test.mean(axis=0), float(np.einsum("ni,ij,nj->", away, q, away) / (2 * len(test))))
+
+
+def test_loss(theta: Any) -> Any:
+    """The loss over the test points, which the published curves show, without passing over them."""
+    mean, least = moments()
+    away = theta - jnp.asarray(mean, theta.dtype)
+    return away @ jnp.asarray(problem().q, theta.dtype) @ away / 2 + least
+
+
+def run(tx: jopt.Transform, seed: Any, epochs: int = 100) -> jax.Array:
+    """The test loss at the start and after each epoch, (epochs + 1,).
+
+    Args:
+        tx: the optimizer, over one vector.
+        seed: of the shuffles, an integer that may be traced.
+        epochs: how many.
+    """
+    q, train = jnp.asarray(problem().q, jnp.float32), jnp.asarray(problem().train)
+    key = jax.random.key(seed)
+
+    def step(carry, points):
+        theta, state = carry
+        grads = jax.grad(loss)(theta, points, q)
+        return jopt.apply_gradients(tx, grads, state, theta), None
+
+    def epoch(carry, index):
+        order = jax.random.permutation(jax.random.fold_in(key, index), POINTS)
+        batches = train[order[: STEPS_PER_EPOCH * BATCH]].reshape(STEPS_PER_EPOCH, BATCH, DIMENSIONS)
+        carry, _ = jax.lax.scan(step, carry, batches)
+        return carry, test_loss(carry[0])
+
+    start = jnp.ones(DIMENSIONS)
+    _, losses = jax.lax.scan(epoch, (start, tx.init(start)), jnp.arange(epochs))
+    return jnp.concatenate([test_loss(start)[None], losses])
+
+
+def epochs_to(losses: Any, target: float = TARGET) -> np.ndarray:
+    """The first epoch at whose end the loss is at or below the target; infinite where it never is.
+
+    Args:
+        losses: (..., epochs + 1), as `run` gives.
+        target: the loss.
+    """
+    reached = np.asarray(losses) <= target
+    return np.where(reached.any(axis=-1), reached.argmax(axis=-1), np.inf)
+
+
+def runs(make: Callable[..., jopt.Transform], *numbers: Any, seeds: int = 10, epochs: int = 100) -> np.ndarray:
+    """The losses of `run` for each seed: (seeds, epochs + 1)."""
+    together = jax.jit(jax.vmap(lambda seed, *x: run(make(*x), seed, epochs), in_axes=(0, *(None for _ in numbers))))
+    return np.asarray(together(jnp.arange(seeds), *map(jnp.float32, numbers)))
