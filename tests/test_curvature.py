@@ -193,3 +193,14 @@ def test_wrong_starts_are_errors():
         jopt.polyak_sgd(variant="max")
     with pytest.raises(ValueError, match="update_interval=0 was given"):
         jopt.sophia(0.1, update_interval=0)
+
+
+def test_the_loss_sees_frozen_parameters_too():
+    def loss(params):
+        return params["scale"] * jnp.sum(jnp.square(params["w"]))
+
+    tx = jopt.partition([("w", jopt.hutchinson_estimator_diag_hessian()), ("scale", jopt.freeze())])
+    params = {"w": jnp.ones(3), "scale": jnp.asarray(5.0)}
+    u, _ = tx.update(params, tx.init(params), params, obj_fn=loss)
+    np.testing.assert_allclose(u["w"], 10.0)
+    np.testing.assert_array_equal(u["scale"], 0.0)
