@@ -155,7 +155,7 @@ class Kernels:
         end = jnp.where(at_first, size, jnp.clip(end, 0, size)).astype(np.int32)
         return run_some(work, size, begin, end, slots, operands)
 
-    def _numbers(self, index, packed, vector, others, x, salt, param_dtype, chance) -> dict[str, Any]:
+    def _numbers(self, index, packed, vector, others, x, salt, leaf_dtype, chance) -> dict[str, Any]:
         dtype = jnp.finfo(x.dtype).dtype  # the real dtype of the leaf's arithmetic
         numbers = {name: _at(vector, i).astype(dtype) for i, (part, name) in enumerate(packed) if part == index}
         numbers |= others.get(index, {})
@@ -164,7 +164,7 @@ class Kernels:
         if "key" in numbers:
             key, count = numbers["key"]
             numbers["key"] = jax.random.fold_in(jax.random.fold_in(key, count), salt)
-        static = dict(self._flat[index].static) | {"param_dtype": param_dtype, "chance": chance}
+        static = dict(self._flat[index].static) | {"leaf_dtype": leaf_dtype, "chance": chance}
         return numbers | {name: static[name] for name in self._flat[index].rule.names & static.keys()}
 
     def slot_shapes(
@@ -295,7 +295,7 @@ def make_slots(part: Part, leaf: Leaf, p: Any, numbers: Mapping[str, Any], view:
         raise refusal(part, leaf.path, p, "a real array", "keep real and imaginary parts as two parameters")
     if rule.slots is None:
         return {}
-    known = named(rule.slots, dict(part.static) | {"param_dtype": leaf.dtype} | dict(numbers), part)
+    known = named(rule.slots, dict(part.static) | {"leaf_dtype": leaf.dtype} | dict(numbers), part)
     if view is None or view == MATRIX:
         slots = rule.slots(dtypes.to_pair(p) if rule.complex == "pair" else p, **known)
     else:

@@ -2,7 +2,7 @@
 
 Both are frozen records of module-level functions. The engine passes a function exactly the keywords
 it names: hyper-parameters, static values, shared numbers, `t` (float, from 1), `count` (int32, from
-0), `key` (a random key of this leaf and step), `chance` (a cheap one, see `jopt.formats`), `param_dtype`
+0), `key` (a random key of this leaf and step), `chance` (a cheap one, see `jopt.formats`), `leaf_dtype`
 (that of the parameter, before it was widened), and extras of `update` such as `value`.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from jopt.paths import Labelled, MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
-LEAF_KEYWORDS = frozenset({"param_dtype", "chance"})
+LEAF_KEYWORDS = frozenset({"leaf_dtype", "chance"})
 PART_KEYWORDS = frozenset({"layout", "rest", "inner", "extra", "measures", "norms", "accelerator"})
 ENGINE_KEYWORDS = frozenset({"t", "count", "key"}) | PART_KEYWORDS | LEAF_KEYWORDS
 READS = ("element", "array", "matrix", "tree")

@@ -12,8 +12,8 @@ from jopt.transform import Transform, rule
 CORRECTIONS = ("int8", "bfloat16")
 
 
-def round_step(u, s, p, *, param_dtype, chance):
-    return (round_at_random(p + u, param_dtype, chance) - p if _is_narrow(param_dtype) else u), s
+def round_step(u, s, p, *, leaf_dtype, chance):
+    return (round_at_random(p + u, leaf_dtype, chance) - p if _is_narrow(leaf_dtype) else u), s
 
 
 def round_stochastically() -> Transform:
@@ -32,21 +32,21 @@ def round_stochastically() -> Transform:
     return rule("round_stochastically", round_step, lands=True)
 
 
-def compensate_slots(p, *, correction, param_dtype):
-    return {"correction": jnp.zeros_like(p, dtype=correction)} if _is_narrow(param_dtype) else {}
+def compensate_slots(p, *, correction, leaf_dtype):
+    return {"correction": jnp.zeros_like(p, dtype=correction)} if _is_narrow(leaf_dtype) else {}
 
 
-def compensate_step(u, s, p, *, correction, param_dtype, chance):
-    if not _is_narrow(param_dtype):
+def compensate_step(u, s, p, *, correction, leaf_dtype, chance):
+    if not _is_narrow(leaf_dtype):
         return u, s
     error = s["correction"]
     if correction == "int8":
-        error = error.astype(p.dtype) * _unit(p, param_dtype)
+        error = error.astype(p.dtype) * _unit(p, leaf_dtype)
     target = p + error + u
-    q = _nearest(target, param_dtype)
+    q = _nearest(target, leaf_dtype)
     error = target - q
     if correction == "int8":
-        unit = _unit(q, param_dtype)
+        unit = _unit(q, leaf_dtype)
         steps = jnp.floor(jnp.where(unit > 0, error / jnp.where(unit > 0, unit, 1), 0) + uniform(u.shape, chance))
         error = jnp.clip(steps, -127, 127).astype(jnp.int8)
     return q - p, {"correction": error}
