@@ -28,10 +28,10 @@ def _signs(key, path, p):
     return jnp.zeros_like(p) + drawn  # sharded as the parameter is
 
 
-def hutchinson_update(grads, own, params, *, key, layout, obj_fn):
+def hutchinson_update(grads, own, params, *, key, layout, rest, obj_fn):
     x = _wide(params, "hutchinson_estimator_diag_hessian")
     r = {path: _signs(key, path, p) for path, p in x.items()}
-    product = jax.jvp(jax.grad(lambda flat: obj_fn(layout.tree(flat))), (x,), (r,))[1]
+    product = jax.jvp(jax.grad(lambda flat: obj_fn(layout.tree(rest | flat))), (x,), (r,))[1]
     return {path: r[path] * product[path] for path in grads}, own
 
 
@@ -44,7 +44,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None, *, key: Any = 0) 
         u = r ⊙ Hr,   H the Hessian at p, r random signs
 
     Needs the loss as a function of the parameters: ``update(grads, state, params, obj_fn=f)``. f is
-    called with float32 (or wider) parameters, and with None for those that are masked or frozen.
+    called with the whole tree; what is estimated for is float32 or wider in it.
 
     Args:
         random_seed: a seed or a key; optax's name for `key`, which it replaces.
@@ -56,9 +56,9 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None, *, key: Any = 0) 
     return whole(HUTCHINSON, key=key if random_seed is None else random_seed)
 
 
-def gauss_newton_update(grads, own, params, *, key, layout, sampled_obj_fn, batch_size):
+def gauss_newton_update(grads, own, params, *, key, layout, rest, sampled_obj_fn, batch_size):
     x = _wide(params, "gauss_newton_estimator_diag_hessian")
-    sampled = jax.grad(lambda flat: sampled_obj_fn(layout.tree(flat), key))(x)
+    sampled = jax.grad(lambda flat: sampled_obj_fn(layout.tree(rest | flat), key))(x)
     return {
         path: batch_size.astype(g.dtype) * jnp.square(dtypes.enter(sampled[path])) for path, g in grads.items()
     }, own
@@ -75,8 +75,8 @@ def gauss_newton_estimator_diag_hessian(batch_size: ScalarOrSchedule, *, key: An
     It is never negative, and costs one gradient. Needs that loss at each update:
     ``update(grads, state, params, sampled_obj_fn=f)``, where f(params, key) draws the labels, for
     cross-entropy by ``jax.random.categorical(key, logits)``, and returns the mean. Which labels are
-    right does not enter. f is called with float32 (or wider) parameters, and with None for those that
-    are masked or frozen.
+    right does not enter. f is called with the whole tree; what is estimated for is float32 or wider in
+    it.
 
     Args:
         batch_size: B ≥ 1, how many examples (for a language model: tokens) f averages over.
@@ -174,7 +174,7 @@ def scale_by_sophia(
             f"the program. Make a transform for each interval."
         )
     numbers = {"b1": b1, "b2": b2, "eps": eps, "gamma": gamma, "clip_threshold": clip_threshold}
-    fixed = {"update_interval": k, "mu_dtype": dtype_name(mu_dtype, "scale_by_sophia", "mu_dtype")}
+    fixed: dict[str, Any] = {"update_interval": k, "mu_dtype": dtype_name(mu_dtype, "scale_by_sophia", "mu_dtype")}
     if clip_threshold is None:
         fixed["clip_threshold"] = numbers.pop("clip_threshold")
     estimator = hutchinson_estimator_diag_hessian() if hessian_diagonal_fn is None else hessian_diagonal_fn

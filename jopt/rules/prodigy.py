@@ -1,5 +1,7 @@
 """Adam whose rate is estimated from inner products over the whole tree: Prodigy and D-Adaptation."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jopt import linalg
@@ -121,7 +123,7 @@ def scale_by_prodigy(
         "estim_lr_coef": estim_lr_coef,
         "weight_decay": weight_decay,
     }
-    flags = {"safeguard_warmup": bool(safeguard_warmup)}
+    flags: dict[str, Any] = {"safeguard_warmup": bool(safeguard_warmup)}
     if beta3 is None:
         flags["beta3"] = numbers.pop("beta3")
     return whole(PRODIGY, hyper=numbers, static=flags, domain=_DOMAIN)
@@ -137,25 +139,35 @@ def dadapt_scaled_sum(g, s, p, *, eps):
     return over(s["grad_sum"], jnp.sqrt(s["nu"]) + eps), s
 
 
-def dadapt_step(g, s, p, *, b1, b2, root, rest, eps, rate, weight_decay):
+def dadapt_step(g, s, p, *, b1, b2, root, share, eps, rate, weight_decay):
     m = b1 * s["mu"] + (1 - b1) * rate * g
     v = b2 * s["nu"] + (1 - b2) * g * g
     u = m / (jnp.sqrt(v) + eps) + weight_decay * rate * p
-    return u, {"mu": m, "nu": v, "grad_sum": root * s["grad_sum"] + rest * rate * g}
+    return u, {"mu": m, "nu": v, "grad_sum": root * s["grad_sum"] + share * rate * g}
 
 
 def dadapt_update(grads, own, params, *, t, learning_rate, b1, b2, eps, weight_decay):
     g, x = opened("scale_by_dadapt_adamw", grads, own, params)
     d, root = own.scalars["d"], jnp.sqrt(b2)
-    rest = (1 - b2) / (1 + root)  # 1 − σ, without the cancellation
+    share = (1 - b2) / (1 + root)  # 1 − σ, without the cancellation
     rate = d * learning_rate * _bias_correction(t, b1, b2)
     ahead = linalg.vdot(g, each(dadapt_scaled_sum, g, own.slots, x, eps=eps)[0])
-    r = root * own.scalars["numerator"] + rest * rate * ahead
+    r = root * own.scalars["numerator"] + share * rate * ahead
     u, slots = each(
-        dadapt_step, g, own.slots, x, b1=b1, b2=b2, root=root, rest=rest, eps=eps, rate=rate, weight_decay=weight_decay
+        dadapt_step,
+        g,
+        own.slots,
+        x,
+        b1=b1,
+        b2=b2,
+        root=root,
+        share=share,
+        eps=eps,
+        rate=rate,
+        weight_decay=weight_decay,
     )
     total = linalg.sum_abs(slots["grad_sum"])
-    d = jnp.maximum(d, over(r, rest * total))
+    d = jnp.maximum(d, over(r, share * total))
     return unpaired(u, grads), Own(slots, {"d": d, "numerator": r})
 
 
