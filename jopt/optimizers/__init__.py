@@ -35,7 +35,7 @@ from jopt.optimizers.classic import (
     sign_sgd,
     signum,
 )
-from jopt.optimizers.matrix import muon
+from jopt.optimizers.matrix import muon, normuon, scion
 from jopt.optimizers.moments import (
     acprop,
     adabelief,
@@ -58,7 +58,7 @@ from jopt.optimizers.moments import (
     stable_adamw,
     yogi,
 )
-from jopt.optimizers.preconditioners import shampoo, soap
+from jopt.optimizers.preconditioners import kron, shampoo, soap
 from jopt.optimizers.search import lbfgs
 from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 from jopt.optimizers.tuned import (
@@ -72,8 +72,6 @@ from jopt.optimizers.tuned import (
     prodigy,
     sophia,
 )
-from jopt.optimizers.matrix import muon, normuon, scion
-from jopt.optimizers.preconditioners import kron, shampoo, soap
 
 __all__ = [
     "acprop",
@@ -120,6 +118,7 @@ __all__ = [
     "nadamw",
     "nesterov",
     "noisy_sgd",
+    "normuon",
     "novograd",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
@@ -130,8 +129,6 @@ __all__ = [
     "rprop",
     "schedule_free_adamw",
     "schedule_free_sgd",
-    "normuon",
-    "rmsprop",
     "scion",
     "sgd",
     "shampoo",

@@ -35,14 +35,15 @@ from jopt.rules.distance import (
 )
 from jopt.rules.every import apply_every
 from jopt.rules.factored import scale_by_came, scale_by_factored_rms
+from jopt.rules.kron import scale_by_kron
 from jopt.rules.layerwise import layerwise_decay
 from jopt.rules.lbfgs import scale_by_lbfgs
 from jopt.rules.linesearch import (
     scale_by_backtracking_linesearch,
     scale_by_zoom_linesearch,
 )
+from jopt.rules.lmo import rms_lmo, sign_lmo, spectral_lmo
 from jopt.rules.madgrad import scale_by_madgrad
-from jopt.rules.kron import scale_by_kron
 from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
 from jopt.rules.muon import scale_by_muon, scale_by_shape
 from jopt.rules.normalized import (
@@ -56,6 +57,7 @@ from jopt.rules.norms import (
     scale_by_param_block_rms,
     scale_by_shrinking_rate,
 )
+from jopt.rules.normuon import scale_by_normuon
 from jopt.rules.polyak import (
     scale_by_momo,
     scale_by_momo_adam,
@@ -65,13 +67,9 @@ from jopt.rules.prodigy import (
     scale_by_dadapt_adamw,
     scale_by_prodigy,
 )
+from jopt.rules.qk_clip import qk_clip
 from jopt.rules.radam import scale_by_radam
 from jopt.rules.rprop import scale_by_rprop
-from jopt.rules.lmo import rms_lmo, sign_lmo, spectral_lmo
-from jopt.rules.momentum import nesterov_trace, scale_by_ema, trace
-from jopt.rules.muon import scale_by_muon, scale_by_shape
-from jopt.rules.normuon import scale_by_normuon
-from jopt.rules.qk_clip import qk_clip
 from jopt.rules.scale import (
     identity,
     scale,
@@ -124,9 +122,9 @@ __all__ = [
     "scale_by_ema",
     "scale_by_factored_rms",
     "scale_by_hyperball_rate",
+    "scale_by_kron",
     "scale_by_laprop",
     "scale_by_lbfgs",
-    "scale_by_kron",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
@@ -135,6 +133,7 @@ __all__ = [
     "scale_by_momo_adam",
     "scale_by_muon",
     "scale_by_nadam",
+    "scale_by_normuon",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
@@ -143,7 +142,6 @@ __all__ = [
     "scale_by_prodigy",
     "scale_by_radam",
     "scale_by_refined_lion",
-    "scale_by_normuon",
     "scale_by_rms",
     "scale_by_root_sum",
     "scale_by_rprop",
