@@ -68,7 +68,9 @@ def _along(factor: jax.Array, leaf: Leaf, axis: int) -> jax.Array:
             f"counts them; it may be longer by a factor where heads and their features share one."
         )
     size = leaf.shape[axis]
-    return jnp.repeat(factor, size // factor.size).reshape([size if i == axis % leaf.ndim else 1 for i in range(leaf.ndim)])
+    return jnp.repeat(factor, size // factor.size).reshape(
+        [size if i == axis % leaf.ndim else 1 for i in range(leaf.ndim)]
+    )
 
 
 def qk_clip(

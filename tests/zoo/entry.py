@@ -37,7 +37,10 @@ class Entry:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         make, value, rated = own.pop("make"), own.pop("value"), own.pop("rated")
         own["namespace"] = dict(own["namespace"])
-        return own | {"factory": make if rated else None, "extra": ({"value": 1.0} if value else {}) | dict(own["extra"])}
+        return own | {
+            "factory": make if rated else None,
+            "extra": ({"value": 1.0} if value else {}) | dict(own["extra"]),
+        }
 
     def subject(self) -> Subject:
         """The transform under test."""

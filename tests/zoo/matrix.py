@@ -32,7 +32,10 @@ RULES = {
     "scale_by_muon": Entry(jopt.scale_by_muon, matrices_only=True, **MATRIX),
     "scale_by_muon_aol": Entry(
         # Its first steps multiply small singular values by 8 and 4, where "standard" has 3.4.
-        lambda: jopt.scale_by_muon("polar_express", preconditioning="aol"), matrices_only=True, ulps=256, **MATRIX
+        lambda: jopt.scale_by_muon("polar_express", preconditioning="aol"),
+        matrices_only=True,
+        ulps=256,
+        **MATRIX,
     ),
     "scale_by_normuon": Entry(jopt.scale_by_normuon, matrices_only=True, **MATRIX),
     "scale_by_shape": Entry(jopt.scale_by_shape, matrices_only=True, complex="native"),
