@@ -97,6 +97,14 @@ class Stored:
         return self.codes.shape
 
     @property
+    def ndim(self) -> int:
+        return self.codes.ndim
+
+    @property
+    def size(self) -> int:
+        return self.codes.size
+
+    @property
     def dtype(self) -> Any:
         """Of the numbers, not of their codes."""
         return jnp.dtype(jnp.float32)
