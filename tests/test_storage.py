@@ -53,7 +53,7 @@ def test_a_format_keeps_shape_and_precision(name, shape):
     y = np.asarray(decoded(store_as(jnp.asarray(x), format)))
     assert y.shape == x.shape
     steps = 0.51 * (1 + format.random)
-    if format.top is None:
+    if not format.top:
         bound = np.abs(x) * 2.0**-8 * 1.02 * (1 + format.random)
     elif name.startswith("float8"):
         digits = int(jnp.finfo(format.dtype).nmant)

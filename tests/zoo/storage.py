@@ -15,7 +15,7 @@ def stored(tx, *formats, **options):
 OPTIMIZERS = {
     "adamw_8bit": rated(jopt.adamw_8bit, zero_gradient=False, **BLOCKS),
     "adamw_bf16": rated(jopt.adamw_bf16, zero_gradient=False, lands=True, **BLOCKS),
-    "lion_8bit": rated(jopt.lion_8bit, zero_gradient=False, **BLOCKS),
+    "lion_8bit": rated(jopt.lion_8bit, zero_gradient=False),  # its sign hides which elements share a scale
 }
 
 WRAPPERS = {
