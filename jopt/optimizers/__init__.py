@@ -27,7 +27,7 @@ from jopt.optimizers.classic import (
     signum,
 )
 from jopt.optimizers.matrix import muon
-from jopt.optimizers.preconditioners import kron, shampoo, soap
+from jopt.optimizers.preconditioners import kl_soap, kron, shampoo, soap
 
 __all__ = [
     "adadelta",
@@ -37,6 +37,7 @@ __all__ = [
     "adamaxw",
     "adamw",
     "amsgrad",
+    "kl_soap",
     "kron",
     "lamb",
     "lars",

@@ -20,7 +20,7 @@ from jopt.rules.scale import (
 )
 from jopt.rules.sign import scale_by_lion, scale_by_sign
 from jopt.rules.shampoo import scale_by_shampoo
-from jopt.rules.soap import scale_by_soap
+from jopt.rules.soap import scale_by_kl_soap, scale_by_soap
 from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "scale_by_adamax",
     "scale_by_amsgrad",
     "scale_by_ema",
+    "scale_by_kl_soap",
     "scale_by_kron",
     "scale_by_learning_rate",
     "scale_by_lion",
