@@ -7,10 +7,9 @@ Everything is pure and runs under `vmap` over seeds and rates.
     python -m benchmarks.quadratic [--out FILE]
 """
 
-import argparse
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import jopt
-from benchmarks.measure import environment, table
 
 DIMENSIONS, POINTS, BATCH, STEPS_PER_EPOCH = 100, 1000, 128, 7
 TARGET = 87.7032  # DeepOBS's convergence performance

@@ -244,7 +244,9 @@ def _tree(tree: Any, call: str) -> AxesTree:
         if spec is not None
     }
     return AxesTree(
-        tuple((name, (_hashable(sides[name][0]), _hashable(sides[name][1])) if name in sides else None) for name in flat)
+        tuple(
+            (name, (_hashable(sides[name][0]), _hashable(sides[name][1])) if name in sides else None) for name in flat
+        )
     )
 
 

@@ -15,12 +15,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jopt import dtypes
 from jopt.axes import MATRIX, View
+from jopt.chunks import in_chunks, rows_at_a_time
 from jopt.control import run_some
+from jopt.formats import Chance, Stored, narrow, widen
 from jopt.paths import Leaf
 from jopt.rule import Part, keywords, required_keywords
 
 Names = tuple[tuple[int, str], ...]
 Views = tuple[tuple[int, View], ...]
+FIRST = np.uint32(0)  # the place of the first element of an array
 
 
 class Kernels:
@@ -31,68 +34,104 @@ class Kernels:
         self._built: dict[Any, Callable[..., Any]] = {}
         self._shapes: dict[Any, dict[str, tuple[int, ...]]] = {}
 
-    def leaf(self, program: tuple[int, ...], packed: Names, entering: bool, mode: str, dtype: Any, views: Views = ()):
-        """``(g, slots, p, vector, others, salt) -> (value, slots)`` for one leaf.
+    def leaf(
+        self,
+        program: tuple[int, ...],
+        packed: Names,
+        entering: bool,
+        mode: str,
+        dtype: Any,
+        wide: bool,
+        views: Views = (),
+    ):
+        """``(g, slots, p, vector, others, salt, count) -> (value, slots)`` for one leaf.
+
+        `salt` is None where nothing is random, and `count` where nothing draws from a `Chance`.
 
         Args:
             program: which parts of the plan run, in order.
             packed: which number of which part each entry of the vector is.
             entering: whether g is still as the user gave it.
             mode: "compute", "update" or "apply"; see `Plan.run`.
-            dtype: of an update that leaves.
+            dtype: of the parameter.
+            wide: whether an update leaves in the compute dtype, not in that of the parameter.
             views: for which parts the leaf is matrices, and how.
         """
-        asked = (program, packed, entering, mode, dtype, views)
+        asked = (program, packed, entering, mode, dtype, wide, views)
         if asked not in self._built:
             view_at = dict(views)
 
-            def kernel(g, slots, p, vector, others, salt):
-                x = dtypes.enter(g) if entering else g
-                wide = None if p is None else dtypes.compute(p)
-                new = {}
-                for index in program:
-                    numbers = self._numbers(index, packed, vector, others, x, salt)
-                    call = call_step if view_at.get(index, MATRIX) == MATRIX else _call_by_matrix(view_at[index])
-                    x, new[index] = call(self._flat[index], x, slots.get(index, {}), wide, numbers)
-                if mode == "compute":
-                    return x, new
-                x = dtypes.leave(x, dtype)
-                return (p + x if mode == "apply" else x), new
+            def kernel(g, slots, p, vector, others, salt, count):
+                def run(g, slots, p, start=FIRST):
+                    x = dtypes.enter(g) if entering else g
+                    q = None if p is None else dtypes.compute(p)
+                    new = {}
+                    for index in program:
+                        chance = None if count is None else Chance(salt, start).fold(count, index)
+                        numbers = self._numbers(index, packed, vector, others, x, salt, dtype, chance)
+                        call = call_step if view_at.get(index, MATRIX) == MATRIX else _call_by_matrix(view_at[index])
+                        x, new[index] = call(self._flat[index], x, slots.get(index, {}), q, numbers, chance)
+                    if mode == "compute":
+                        return x, new
+                    x = x if wide else dtypes.leave(x, dtype)
+                    return (_add(p, x) if mode == "apply" else x), new
+
+                rows = rows_at_a_time(g, slots) if all(map(self._is_elementwise, program)) else None
+                if rows is None:
+                    return run(g, slots, p)
+
+                def chunked(g, slots, p):
+                    kind = jax.eval_shape(run, g, slots, p)[0]
+                    return in_chunks(run, rows, g, slots, p, None if mode == "apply" else jnp.zeros_like(g, kind.dtype))
+
+                return jax.lax.platform_dependent(g, slots, p, cpu=chunked, default=run)
 
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
 
-    def matrices(self, index: int, packed: Names, views: tuple[View, ...], first: int = 0, total: int = 0):
+    def matrices(self, index: int, packed: Names, views: tuple[View, ...], dtype: Any, first: int = 0, total: int = 0):
         """``(gs, slots, ps, vector, others, salts, count) -> (values, slots)`` for a batch of equal matrices.
 
         Args:
             index: the part of the plan.
             packed: which number of which part each entry of the vector is.
             views: how each leaf is matrices of one and the same shape.
+            dtype: of the parameters.
             first: how many matrices of this part come before the batch.
             total: how many matrices this part has; both decide whose turn a refresh is.
         """
-        asked = (index, packed, views, first, total)
+        asked = (index, packed, views, dtype, first, total)
         if asked not in self._built:
             part = self._flat[index]
 
             def kernel(gs, slots, ps, vector, others, salts, count):
                 def one(accelerator):
                     def run(g, s, p, salt):
-                        numbers = self._numbers(index, packed, vector, others, g, salt)
+                        chance = Chance(salt).fold(count, index) if "chance" in part.rule.names else None
+                        numbers = self._numbers(index, packed, vector, others, g, salt, dtype, chance)
                         numbers |= {"accelerator": accelerator} if "accelerator" in part.rule.names else {}
                         return call_step(part, g, s, None if p is None else dtypes.compute(p), numbers)
 
                     return run
 
-                stacked = _stack(views, gs, slots, ps, salts)
+                opened = [{name: _opened(x, dtype) for name, x in kept.items()} for kept in slots]
+                stacked = _stack(views, gs, opened, ps, salts)
                 u, s = jax.lax.platform_dependent(*stacked, cpu=one_by_one(one(False)), default=jax.vmap(one(True)))
                 if part.rule.refresh is not None:
                     s = self._refreshed(index, packed, first, total, s, (*stacked[2:], vector, others), count)
-                return _unstack(views, u, s, [g.shape for g in gs])
+                results = _unstack(views, u, s, gs, opened)
+                chances = [Chance(salt).fold(count, index) for salt in salts]
+                return [
+                    (u, {name: _closed(x, kept[name], chance, i) for i, (name, x) in enumerate(sorted(new.items()))})
+                    for (u, new), kept, chance in zip(results, slots, chances, strict=True)
+                ]
 
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
+
+    def _is_elementwise(self, index: int) -> bool:
+        part = self._flat[index]
+        return part.rule.reads in ("element", "tree") and part.key is None
 
     def _refreshed(self, index, packed, first, total, slots, operands, count):
         """The slots of a batch, with those refreshed whose turn it is: matrix j of all at j·every // total."""
@@ -103,7 +142,8 @@ class Kernels:
             ps, salts, vector, others = operands
             s = {name: _one_of(x, i) for name, x in slots.items()}
             p = None if ps is None else dtypes.compute(_one_of(ps, i))
-            numbers = self._numbers(index, packed, vector, others, _computed_like(s, p), _one_of(salts, i))
+            like = _computed_like(s, p)
+            numbers = self._numbers(index, packed, vector, others, like, _one_of(salts, i), like.dtype, None)
             new = call_refresh(part, s, p, numbers)
             return {name: jax.lax.dynamic_update_index_in_dim(x, new[name], i, 0) for name, x in slots.items()}
 
@@ -114,7 +154,7 @@ class Kernels:
         end = jnp.where(at_first, size, jnp.clip(end, 0, size)).astype(np.int32)
         return run_some(work, size, begin, end, slots, operands)
 
-    def _numbers(self, index, packed, vector, others, x, salt) -> dict[str, Any]:
+    def _numbers(self, index, packed, vector, others, x, salt, leaf_dtype, chance) -> dict[str, Any]:
         dtype = jnp.finfo(x.dtype).dtype  # the real dtype of the leaf's arithmetic
         numbers = {name: _at(vector, i).astype(dtype) for i, (part, name) in enumerate(packed) if part == index}
         numbers |= others.get(index, {})
@@ -123,7 +163,7 @@ class Kernels:
         if "key" in numbers:
             key, count = numbers["key"]
             numbers["key"] = jax.random.fold_in(jax.random.fold_in(key, count), salt)
-        static = dict(self._flat[index].static)
+        static = dict(self._flat[index].static) | {"leaf_dtype": leaf_dtype, "chance": chance}
         return numbers | {name: static[name] for name in self._flat[index].rule.names & static.keys()}
 
     def slot_shapes(
@@ -135,7 +175,7 @@ class Kernels:
         if asked not in self._shapes:
             struct = jax.ShapeDtypeStruct(leaf.shape, dtypes.compute_dtype(leaf.dtype))
             numbers = {name: hyper[f"{part.name}/{name}"] for name, _ in part.hyper}
-            slots = jax.eval_shape(lambda p: make_slots(part, leaf.path, p, numbers, view), struct)
+            slots = jax.eval_shape(lambda p: make_slots(part, leaf, p, numbers, view), struct)
             self._shapes[asked] = {name: tuple(x.shape) for name, x in slots.items()}
         return self._shapes[asked]
 
@@ -152,13 +192,21 @@ def _stack(views: tuple[View, ...], gs: Any, slots: Any, ps: Any, salts: Any) ->
     return jax.tree.map(lambda *xs: jnp.concatenate(xs), *split)
 
 
-def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Array], shapes: Any) -> list[Any]:
-    """(update, slots) of each leaf from those of all matrices."""
+def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Array], gs: Any, before: Any) -> list[Any]:
+    """(update, slots) of each leaf from those of all matrices; the leaves were `gs` and `before`."""
+    from jax.experimental.shard_alike import shard_alike  # where it is needed: `import jopt` loads no more of JAX
+
     found, start = [], 0
-    for view, shape in zip(views, shapes, strict=True):
-        stop = start + int(np.prod(view.batch(shape), dtype=np.int64))
-        mine = {name: _settled(view.join(x[start:stop], shape), shape) for name, x in slots.items()}
-        found.append((view.array(u[start:stop], shape), mine))
+    transposes = len(set(views)) > 1
+    for view, g, old in zip(views, gs, before, strict=True):
+        stop = start + int(np.prod(view.batch(g.shape), dtype=np.int64))
+        x = view.array(u[start:stop], g.shape)
+        mine = {name: _settled(view.join(slot[start:stop], g.shape), g.shape) for name, slot in slots.items()}
+        if transposes:
+            # On an Auto mesh the compiler might lay a matrix out as the others of its batch, which are transposes.
+            x = shard_alike(x, g)[0]
+            mine = {name: shard_alike(slot, old[name])[0] for name, slot in mine.items()}
+        found.append((x, mine))
         start = stop
     return found
 
@@ -166,15 +214,26 @@ def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Arra
 def _call_by_matrix(view: View):
     """`call_step` for an array that is matrices: on one at a time."""
 
-    def call(part, g, slots, p, numbers):
+    def call(part, g, slots, p, numbers, chance):
         def one(g, s, p):
             return call_step(part, g, s, p, numbers)
 
-        kept = {name: view.split(slot, g.shape) for name, slot in slots.items()}
-        u, new = jax.vmap(one)(view.matrices(g), kept, None if p is None else view.matrices(p))
-        return view.array(u, g.shape), {name: view.join(slot, g.shape) for name, slot in new.items()}
+        opened = {name: view.split(_opened(x, g.dtype), g.shape) for name, x in slots.items()}
+        u, new = jax.vmap(one)(view.matrices(g), opened, None if p is None else view.matrices(p))
+        joined = sorted((name, view.join(x, g.shape)) for name, x in new.items())
+        return view.array(u, g.shape), {name: _closed(x, slots[name], chance, i) for i, (name, x) in enumerate(joined)}
 
     return call
+
+
+def _opened(x: Any, dtype: Any) -> jax.Array:
+    """A slot as an array, for what cuts arrays apart and stacks them; decoded if it is in a format."""
+    return widen(x, dtypes.compute_dtype(dtype)) if isinstance(x, Stored) else x
+
+
+def _closed(x: jax.Array, like: Any, chance: Chance | None, i: int) -> Any:
+    """The same slot as the state holds it."""
+    return narrow(x, like, chance and chance.fold(i)) if isinstance(like, Stored) else x
 
 
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,18 +285,18 @@ def view_of(part: Part, path: str, p: Any, declared: Mapping[str, View] | None) 
     return view
 
 
-def make_slots(part: Part, path: str, p: Any, numbers: Mapping[str, Any], view: View | None) -> dict[str, jax.Array]:
-    """What a rule keeps for one parameter.
+def make_slots(part: Part, leaf: Leaf, p: Any, numbers: Mapping[str, Any], view: View | None) -> dict[str, jax.Array]:
+    """What a rule keeps for one parameter, p in the compute dtype.
 
     Raises:
         TypeError: the rule does not understand complex arrays.
     """
     rule = part.rule
     if jnp.iscomplexobj(p) and rule.complex is None:
-        raise refusal(part, path, p, "a real array", "keep real and imaginary parts as two parameters")
+        raise refusal(part, leaf.path, p, "a real array", "keep real and imaginary parts as two parameters")
     if rule.slots is None:
         return {}
-    known = named(rule.slots, dict(part.static) | dict(numbers), part)
+    known = named(rule.slots, dict(part.static) | {"leaf_dtype": leaf.dtype} | dict(numbers), part)
     if view is None or view == MATRIX:
         slots = rule.slots(dtypes.to_pair(p) if rule.complex == "pair" else p, **known)
     else:
@@ -261,12 +320,20 @@ def refusal(part: Part, path: str, p: Any, expected: str, advice: str) -> TypeEr
     )
 
 
-def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: dict[str, Any]):
-    """Run one rule on one leaf: as a pair if it is complex, slots in the compute dtype, results checked."""
+def _add(p: jax.Array, u: jax.Array) -> jax.Array:
+    """The stepped parameter; an update that left in a wider dtype lands on a rounding of its choice."""
+    return p + u if u.dtype == p.dtype else (p.astype(u.dtype) + u).astype(p.dtype)
+
+
+def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: dict[str, Any], chance: Any = None):
+    """Run one rule on one leaf: as a pair if it is complex, slots in the compute dtype, results checked.
+
+    `chance` is for slots whose format draws from it.
+    """
     rule = part.rule
     pair = rule.complex == "pair" and jnp.iscomplexobj(g)
     x, q = (dtypes.to_pair(g), None if p is None else dtypes.to_pair(p)) if pair else (g, p)
-    wide = {name: _widen(s, jnp.finfo(x.dtype).dtype) for name, s in slots.items()}
+    wide = {name: widen(s, jnp.finfo(x.dtype).dtype) for name, s in slots.items()}
     numbers = numbers if rule.refresh is None else {n: numbers[n] for n in keywords(rule.step) & numbers.keys()}
     result = rule.step(x, wide, MissingParams(part.name) if p is None else q, **numbers)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
@@ -280,19 +347,21 @@ def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: 
             f"{part.name}: its step returned an update of {u.dtype}{list(u.shape)} for a gradient of "
             f"{x.dtype}{list(x.shape)}; the same was expected. Check the step for a missing reduction or a cast."
         )
-    return (dtypes.from_pair(u) if pair else u), _kept(part, "step", new, slots)
+    return (dtypes.from_pair(u) if pair else u), _kept(part, "step", new, slots, chance)
 
 
 def call_refresh(part: Part, slots: dict[str, Any], p: Any, numbers: dict[str, Any]) -> dict[str, Any]:
     """Run the refresh of a rule on one matrix: slots in the compute dtype, results checked."""
     refresh: Any = part.rule.refresh
     dtype = jnp.finfo(_computed_like(slots, p).dtype).dtype
-    wide = {name: _widen(s, dtype) for name, s in slots.items()}
+    wide = {name: widen(s, dtype) for name, s in slots.items()}
     numbers = {n: numbers[n] for n in keywords(refresh) & numbers.keys()}
     return _kept(part, "refresh", refresh(wide, MissingParams(part.name) if p is None else p, **numbers), slots)
 
 
-def _kept(part: Part, function: str, new: dict[str, Any], slots: Mapping[str, Any]) -> dict[str, Any]:
+def _kept(
+    part: Part, function: str, new: dict[str, Any], slots: Mapping[str, Any], chance: Chance | None = None
+) -> dict[str, Any]:
     """New slots in the dtypes they are kept in, if they are those there were."""
     wrong = [n for n in {*slots, *new} if n not in slots or n not in new or new[n].shape != slots[n].shape]
     if wrong:
@@ -301,22 +370,13 @@ def _kept(part: Part, function: str, new: dict[str, Any], slots: Mapping[str, An
             f"{ {n: tuple(s.shape) for n, s in slots.items()} } were expected. Return each slot in the shape "
             f"that slots(p) gave it."
         )
-    return {name: _narrow(new[name], slots[name].dtype) for name in slots}
+    chances = {name: chance and chance.fold(i) for i, name in enumerate(sorted(slots))}
+    return {name: narrow(new[name], slots[name], chances[name]) for name in slots}
 
 
 def _kinds(result: Any) -> str:
     is_tuple = isinstance(result, tuple)
     return f"({', '.join(type(x).__name__ for x in result)})" if is_tuple else type(result).__name__
-
-
-def _widen(x: jax.Array, dtype: Any) -> jax.Array:
-    """A real slot in the dtype of the arithmetic, also where that is float64 and the slot is stored in bfloat16."""
-    narrow = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < jnp.finfo(dtype).bits
-    return x.astype(dtype) if narrow else x
-
-
-def _narrow(x: jax.Array, dtype: Any) -> jax.Array:
-    return dtypes.leave(x, dtype) if jnp.issubdtype(dtype, jnp.floating) else x.astype(dtype)
 
 
 def named(function: Callable[..., Any], available: Mapping[str, Any], part: Part) -> dict[str, Any]:

@@ -45,9 +45,9 @@ PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 # An iteration on the Gram matrix pays where the other side is so much longer: 8m²n + 28m³ against 20m²n + 10m³.
 _LONG = 1.5
-# Rounding of a small eigenvalue of the Gram matrix grows a² times per step, and an eigenvalue that is pushed below
-# zero far enough diverges: after so much growth it is computed afresh.
-_GROWTH = 1e3
+# Rounding of a small eigenvalue of the Gram matrix grows a² times per step, and one that is pushed below zero far
+# enough diverges: after so much growth the matrix is computed afresh, but for the last step, which nothing follows.
+_GROWTH = 1e2
 # Below this size half of a symmetric product costs more in small pieces than the whole (measured, 2 cores).
 _SPLIT = 256
 
@@ -73,38 +73,44 @@ def newton_schulz(
         x: the matrix; a complex one is taken with its conjugate transpose.
         coefficients: a triple (a, b, c) per step.
         eps: added to the norm, so that a zero matrix stays zero.
-        preconditioning: a scaling after that: "spectral" by the largest singular value, "schatten" by
-            the fourth root of Σσ⁴, "aol" of each row by its sum in |XXᵀ| (of the shorter side).
+        preconditioning: "spectral" has the largest singular value in place of ‖X‖; after ‖X‖ "schatten"
+            divides by the fourth root of Σσ⁴, "aol" each row by the root of its sum in |XXᵀ| (X wide).
         accelerator: whether float32 may be multiplied in bfloat16.
 
     A matrix with a side 1.5 times the other is iterated on its Gram matrix, at the shorter side.
     """
     dtype, tall = x.dtype, x.shape[0] > x.shape[1]
     x = _adjoint(x) if tall else x
-    x = x / (norm(x) + jnp.asarray(eps, norm_dtype(x))).astype(x.dtype)
+    size = _spectral_norm(x) if preconditioning == "spectral" else norm(x)
+    x = x / (size + jnp.asarray(eps, norm_dtype(x))).astype(x.dtype)
     blocked = not accelerator and not is_sharded(x)
     x, gram = _precondition(x, preconditioning, blocked)
     short = accelerator and dtype == jnp.float32
     if short:  # where rounding is coarse, eigenvalues of the Gram matrix would fall below zero
         x, gram = x.astype(jnp.bfloat16), None if gram is None else gram.astype(jnp.bfloat16)
-    by_gram = x.shape[1] > _LONG * x.shape[0] and not short
+    by_gram = x.shape[1] > _LONG * x.shape[0] and not short and not is_sharded(x)
     x = (_iterate_gram if by_gram else _iterate)(x, gram, coefficients, blocked).astype(dtype)
     return _adjoint(x) if tall else x
 
 
+def _spectral_norm(x: jax.Array) -> jax.Array:
+    if not x.size:
+        return norm(x)
+    size = norm(x)
+    return jnp.linalg.norm(x / jnp.where(size > 0, size, 1).astype(x.dtype), ord=2) * size
+
+
 def _precondition(x: jax.Array, kind: str, blocked: bool) -> tuple[jax.Array, jax.Array | None]:
     """A matrix of norm 1, scaled once more, and its Gram matrix where that came along."""
-    if kind == "frobenius" or not x.size:
+    if kind in ("frobenius", "spectral"):
         return x, None
     least = jnp.asarray(1e-8, norm_dtype(x))  # of what is near 1, or 0
-    if kind == "spectral":
-        return x / jnp.maximum(jnp.linalg.norm(x, ord=2), least).astype(x.dtype), None
     gram = _symmetric(x, x, blocked)
     if kind == "schatten":
         scale = jax.lax.rsqrt(jnp.maximum(norm(gram), least)).astype(x.dtype)
         return scale * x, scale * scale * gram
     rows = jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.abs(gram), axis=1, keepdims=True), least)).astype(x.dtype)
-    return rows * x, rows * gram * rows.T
+    return rows * x, rows * gram * rows.T if blocked else None
 
 
 def _iterate(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, ...], blocked: bool) -> jax.Array:
@@ -117,17 +123,32 @@ def _iterate(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, .
 
 def _iterate_gram(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, ...], blocked: bool) -> jax.Array:
     """The same steps as one product QX, where Q = p₁(A)p₂(A)... and A ← p(A)A p(A) commute."""
-    q, growth = None, 1.0
+    q, restarts = None, _restarts(coefficients)
     for i, (a, b, c) in enumerate(coefficients):
-        if growth > _GROWTH:
-            x, q, gram, growth = matmul(q, x), None, None, 1.0
+        if i in restarts:
+            x, q, gram = matmul(q, x), None, None
         gram = _symmetric(x, x, blocked) if gram is None else gram
         p = _times(b, gram) + _times(c, _symmetric(gram, gram, blocked)) + _times(a, jnp.eye(len(gram), dtype=x.dtype))
         q = p if q is None else _symmetric(q, p, blocked)
-        growth *= a * a
-        if i + 1 < len(coefficients) and growth <= _GROWTH:
-            gram = _symmetric(_symmetric(gram, p, blocked), p, blocked)
+        if i + 1 < len(coefficients) and i + 1 not in restarts:
+            # What rounding leaves of an antisymmetric part would grow with every step.
+            gram = _mean_of_adjoint(_symmetric(_symmetric(gram, p, blocked), p, blocked))
     return x if q is None else matmul(q, x)
+
+
+def _restarts(coefficients: tuple[Triple, ...]) -> set[int]:
+    """The steps before which the Gram matrix is computed from the matrix."""
+    found, growth = set(), 1.0
+    for i, (a, _, _) in enumerate(coefficients):
+        if growth > _GROWTH and i + 1 < len(coefficients):
+            found.add(i)
+            growth = 1.0
+        growth *= a * a
+    return found
+
+
+def _mean_of_adjoint(x: jax.Array) -> jax.Array:
+    return _times(0.5, x + _adjoint(x))
 
 
 def _symmetric(a: jax.Array, b: jax.Array, blocked: bool) -> jax.Array:

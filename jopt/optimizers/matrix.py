@@ -9,17 +9,26 @@ from jopt.paths import Where, everything_else, path
 from jopt.paths import where as choose
 from jopt.polar import MUON_COEFFICIENTS
 from jopt.regularize import add_decayed_weights
-from jopt.rules import scale_by_learning_rate, scale_by_muon, scale_by_shape
+from jopt.rules import (
+    rms_lmo,
+    scale_by_ema,
+    scale_by_learning_rate,
+    scale_by_muon,
+    scale_by_normuon,
+    scale_by_shape,
+    sign_lmo,
+    spectral_lmo,
+)
 from jopt.scalars import ScalarOrSchedule
 from jopt.transform import Transform
 
-__all__ = ["muon"]
+__all__ = ["muon", "normuon", "scion"]
 
-EMBEDDINGS_AND_HEADS = path(
-    "embed*|Embed*|*_embed*|embedding*|wte|wpe|head|*_head|head_*|logits|classifier|readout|unembed*"
-    "|output/kernel|params/output/kernel"
-)
-"""Where rows or columns are classes and not features: by the usual names, `output` at the top only."""
+EMBEDDINGS = path("embed*|Embed*|*_embed*|wte|wpe")
+"""Where rows are words and not features, by the usual names."""
+
+HEADS = path("head|*_head|head_*|logits|classifier|readout|unembed*|output/kernel|params/output/kernel")
+"""Where columns are classes and not features, by the usual names; `output` at the top only."""
 
 
 def hidden_matrices(axes: Any, where: Any) -> Where:
@@ -31,7 +40,7 @@ def hidden_matrices(axes: Any, where: Any) -> Where:
     """
     if where is not None:
         return matrices(axes) & choose(where)
-    return matrices(axes) if isinstance(axes, AxesTree | AxesFunction) else matrices(axes) & ~EMBEDDINGS_AND_HEADS
+    return matrices(axes) if isinstance(axes, AxesTree | AxesFunction) else matrices(axes) & ~EMBEDDINGS & ~HEADS
 
 
 def muon(
@@ -103,3 +112,88 @@ def muon(
     )
     cases = [("muon", hidden_matrices(axes, where), muon_parts), ("adam", everything_else, adam_parts)]
     return partition(cases, idle="allow")
+
+
+def normuon(
+    learning_rate: ScalarOrSchedule,
+    ns_coeffs: Any = MUON_COEFFICIENTS,
+    ns_steps: int = 5,
+    beta: ScalarOrSchedule = 0.95,
+    b2: ScalarOrSchedule = 0.95,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adam_b1: ScalarOrSchedule = 0.9,
+    adam_b2: ScalarOrSchedule = 0.999,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    consistent_rms: ScalarOrSchedule | None = None,
+    where: Any = None,
+    axes: Any = None,
+) -> Transform:
+    """NorMuon on hidden matrices, AdamW on embeddings, heads and everything else.
+
+    Matrices: see `scale_by_normuon` and `scale_by_shape`; the groups are those of `muon`.
+
+    Args:
+        where, axes, adam_learning_rate, consistent_rms: see `muon`.
+    """
+    axes = matrix_axes("normuon", axes)
+    matrix_parts = chain(
+        scale_by_normuon(ns_coeffs, ns_steps, beta, b2, eps, mu_dtype=mu_dtype, nesterov=nesterov, axes=axes),
+        scale_by_shape(consistent_rms=consistent_rms, axes=axes),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(learning_rate),
+    )
+    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    adam_parts = adamw(rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay, nesterov=nesterov)
+    cases = [("normuon", hidden_matrices(axes, where), matrix_parts), ("adam", everything_else, adam_parts)]
+    return partition(cases, idle="allow")
+
+
+def scion(
+    learning_rate: ScalarOrSchedule,
+    decay: ScalarOrSchedule = 0.9,
+    radius: ScalarOrSchedule = 50.0,
+    head_radius: ScalarOrSchedule = 3000.0,
+    other_radius: ScalarOrSchedule = 1.0,
+    ns_coeffs: Any = MUON_COEFFICIENTS,
+    ns_steps: int = 5,
+    eps: ScalarOrSchedule = 1e-8,
+    *,
+    constrained: bool = False,
+    where: Any = None,
+    axes: Any = None,
+) -> Transform:
+    """Scion: in each group the steepest step of its own norm, from averaged gradients.
+
+        m ← δm + (1 − δ)g
+        p ← p − γ LMO(m),   constrained: p ← (1 − γ)p − γ LMO(m)
+
+    Args:
+        decay: δ in [0, 1); the paper's α is 1 − δ.
+        radius, head_radius, other_radius: ρ of hidden matrices (`spectral_lmo`), of heads (`sign_lmo`) and of
+            the rest (`rms_lmo`: vectors, and embeddings, where `spectral_lmo` would be too dear).
+        ns_coeffs, ns_steps, eps: see `scale_by_muon`.
+        constrained: keep every group in its ball, which decays weights.
+        where, axes: which parameters are hidden matrices; see `muon`.
+
+    Differs: the paper also has other norms for the first layer; give one with `partition`.
+    Reference: [pethick2025training].
+    """
+    axes = matrix_axes("scion", axes)
+
+    def group(lmo: Transform) -> Transform:
+        decayed = [add_decayed_weights(1.0)] if constrained else []
+        return chain(scale_by_ema(decay, debias=False), lmo, *decayed, scale_by_learning_rate(learning_rate))
+
+    return partition(
+        [
+            ("hidden", hidden_matrices(axes, where), group(spectral_lmo(radius, ns_coeffs, ns_steps, eps, axes=axes))),
+            ("head", HEADS & matrices(None), group(sign_lmo(head_radius))),
+            ("rest", everything_else, group(rms_lmo(other_radius))),
+        ],
+        idle="allow",
+    )

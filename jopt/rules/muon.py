@@ -21,9 +21,7 @@ def muon_shared(*, t, beta, nesterov):
     return {"w_mu": beta / c_next, "w_g": (1 - beta) / c} if nesterov else {"w_mu": 1 / c, "w_g": jnp.zeros_like(c)}
 
 
-def muon_step(
-    g, s, p, *, beta, eps, w_mu, w_g, ns_coeffs, ns_steps, adaptive, preconditioning, accelerator=False
-):
+def muon_step(g, s, p, *, beta, eps, w_mu, w_g, ns_coeffs, ns_steps, adaptive, preconditioning, accelerator=False):
     m = beta * s["mu"] + (1 - beta) * g
     n = w_mu * m + w_g * g
     o = newton_schulz(n, triples(ns_coeffs, ns_steps), eps, preconditioning, accelerator)

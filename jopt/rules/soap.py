@@ -141,7 +141,11 @@ def scale_by_soap(
         refresh=soap_refresh,
         every="precondition_frequency",
         hyper={"b1": b1, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta, "eps": eps},
-        static={"precondition_frequency": int(precondition_frequency), "max_precond_dim": int(max_precond_dim), "axes": matrix_axes("scale_by_soap", axes)},
+        static={
+            "precondition_frequency": int(precondition_frequency),
+            "max_precond_dim": int(max_precond_dim),
+            "axes": matrix_axes("scale_by_soap", axes),
+        },
         domain={"b1": DECAY, "b2": DECAY, "shampoo_beta": DECAY, "eps": NONNEGATIVE},
         reads="matrix",
         axes="axes",

@@ -13,10 +13,10 @@ from in s["terms"].
 A family of `zoo` has its transcriptions in the module of the same name here.
 """
 
-from oracles import averages, blocks, classic, matrix, moments, preconditioners, storage, tuned
+from oracles import averages, blocks, classic, matrix, moments, preconditioners, search, storage, tuned
 from oracles.record import error, record
 
-FAMILIES = (classic, moments, blocks, matrix, preconditioners, tuned, averages, storage)
+FAMILIES = (classic, moments, blocks, matrix, preconditioners, tuned, averages, storage, search)
 
 
 def find(name):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from oracles.classic import scale_by_adam
+from oracles import classic
 
 DION = (
     (4.0848, -6.8946, 2.9270),
@@ -74,5 +74,53 @@ def muon(
         o = scale_by_muon(g, p, s, t, eps=eps, nesterov=nesterov, **numbers)
         return -learning_rate * (scale_by_shape(o, p, s, t, consistent_rms) + weight_decay * p)
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    a = scale_by_adam(g, p, s, t, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
+    a = classic.scale_by_adam(g, p, s, t, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
     return -rate * (a + adam_weight_decay * p)
+
+
+# NorMuon -----------------------------------------------------------------------------------------
+
+
+def scale_by_normuon(g, p, s, t, b2=0.95, beta=0.95, eps=1e-8, eps_root=1e-8, nesterov=True, **numbers):
+    # Li et al. 2025, algorithm 1, transposed: kernels are (inputs, outputs); the norm of O is kept.
+    numbers = {"ns_coeffs": (3.4445, -4.7750, 2.0315), "ns_steps": 5} | numbers
+    o = _newton_schulz(_momentum(g, s, t, beta, nesterov), numbers["ns_coeffs"], numbers["ns_steps"], eps)
+    s["v"] = b2 * s.get("v", 0.0) + (1.0 - b2) * np.mean(o**2, axis=0)
+    evened = o / (np.sqrt(s["v"]) + eps_root)
+    return evened * (_norm(o) / _norm(evened)) if np.any(o) else o
+
+
+def normuon(
+    g, p, s, t, learning_rate, weight_decay=0.0, consistent_rms=None, eps=1e-8, nesterov=True, adam_b1=0.9,
+    adam_b2=0.999, adam_weight_decay=0.0, adam_learning_rate=None, **numbers,
+):  # fmt: skip
+    if np.ndim(g) == 2:
+        o = scale_by_normuon(g, p, s, t, eps=eps, nesterov=nesterov, **numbers)
+        return -learning_rate * (scale_by_shape(o, p, s, t, consistent_rms) + weight_decay * p)
+    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    a = classic.scale_by_adam(g, p, s, t, adam_b1, adam_b2, eps, 0.0, nesterov)
+    return -rate * (a + adam_weight_decay * p)
+
+
+# Scion: Pethick et al. 2025, table 2, transposed ---------------------------------------------------
+
+
+def spectral_lmo(g, p, s, t, radius=1.0, ns_coeffs=(3.4445, -4.7750, 2.0315), ns_steps=5, eps=1e-8):
+    rows, columns = g.shape
+    return radius * math.sqrt(columns / rows) * _newton_schulz(g, ns_coeffs, ns_steps, eps)
+
+
+def sign_lmo(g, p, s, t, radius=1.0):
+    s["argument"], s["terms"] = g, np.abs(g)
+    return radius * np.sign(g) / (g.shape[0] if np.ndim(g) > 1 else 1)
+
+
+def rms_lmo(g, p, s, t, radius=1.0):
+    size = math.sqrt(float(np.mean(np.square(g))))
+    return radius * g / size if size > 0 else g
+
+
+def scion(g, p, s, t, learning_rate, decay=0.9, radius=50.0, other_radius=1.0, constrained=False):
+    s["m"] = decay * s.get("m", 0.0) + (1.0 - decay) * g
+    step = spectral_lmo(s["m"], p, s, t, radius) if np.ndim(g) == 2 else rms_lmo(s["m"], p, s, t, other_radius)
+    return -learning_rate * (step + (p if constrained else 0.0))

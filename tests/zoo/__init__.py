@@ -11,9 +11,9 @@ A module is a family. It may define
     EXCEPTIONS                     {name: how its signature departs from optax's}
 """
 
-from zoo import averages, blocks, classic, matrix, moments, preconditioners, storage, tuned
+from zoo import averages, blocks, classic, matrix, moments, preconditioners, search, storage, tuned
 
-FAMILIES = (classic, moments, blocks, matrix, preconditioners, tuned, averages, storage)
+FAMILIES = (classic, moments, blocks, matrix, preconditioners, tuned, averages, storage, search)
 
 
 def _joined(what):

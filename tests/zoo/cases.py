@@ -119,6 +119,7 @@ class Against:
         slow: left to the slow tier.
         bare: whether it gives a direction, of which a small multiple is subtracted.
         value: whether update is given the loss.
+        last: whether an update is a small difference of parameters, so that these alone are compared.
         **kwargs: keywords of both.
     """
 
@@ -133,10 +134,11 @@ class Against:
         slow=False,
         bare=False,
         value=False,
+        last=False,
         **kwargs,
     ):
         self.name, self.args, self.kwargs, self.only, self.f32, self.slow = name, args, kwargs, only, f32, slow
-        self.theirs, self.f64, self.bare, self.value = theirs or name, f64, bare, value
+        self.theirs, self.f64, self.bare, self.value, self.last = theirs or name, f64, bare, value, last
 
     def __repr__(self):
         shown = [f"{a:.3g}" if isinstance(a, float) else type(a).__name__ for a in self.args]

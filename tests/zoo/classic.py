@@ -369,7 +369,6 @@ EXCEPTIONS = {
     "nadamw": "no nesterov, which would turn it into adamw",
     "partition": "an ordered list of cases",
     "scale_by_learning_rate": "the rate has no default",
-    "scale_by_lion": "no mode, smooth_beta",
 }
 
 RANDOM = {"add_noise": "by its statistics, in test_oracles.py"}

@@ -15,7 +15,9 @@ class Entry:
     Args:
         make: makes the transform, with typical numbers; an optimizer's takes the learning rate.
         value: whether update needs ``value=``.
+        extra: other extras that update needs, name and value.
         rated: whether `make` takes one number.
+        grad_fn: the ``grad_fn=`` that update needs.
     """
 
     make: Callable[..., jopt.Transform]
@@ -25,17 +27,22 @@ class Entry:
     matrices_only: bool = False
     random: bool = False
     reads_paths: bool = False
+    lands: bool = False
     value: bool = False
     rated: bool = False
+    grad_fn: Callable[..., Any] | None = None
     ulps: float = 64
     namespace: tuple[tuple[str, Any], ...] = ()
+    extra: tuple[tuple[str, Any], ...] = ()
 
     def declared(self) -> dict[str, Any]:
         """What `check_transform` is told of it."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        make, value, rated = own.pop("make"), own.pop("value"), own.pop("rated")
+        make, value, rated, grad_fn = (own.pop(name) for name in ("make", "value", "rated", "grad_fn"))
         own["namespace"] = dict(own["namespace"])
-        return own | {"factory": make if rated else None, "extra": {"value": 1.0} if value else {}}
+        given = ({"value": 1.0} if value else {}) | ({} if grad_fn is None else {"grad_fn": grad_fn})
+        own["extra"] = dict(own["extra"]) | given
+        return own | {"factory": make if rated else None}
 
     def subject(self) -> Subject:
         """The transform under test."""

@@ -1,24 +1,49 @@
 """Optimizers that take a matrix as a matrix."""
 
+import optax.contrib
+
 import jopt
-from zoo.cases import DECAYING, FADE, FALL, LEAVES, MASK, MATRICES, PARITY_MATRICES, Against, Replay
+from zoo.cases import DECAYING, FADE, FALL, LEAVES, MASK, MATRICES, PARITY_MATRICES, ROUNDED, Against, Replay
 from zoo.entry import Entry, rated
 
 MATRIX = {"complex": None, "elementwise": False}
 
 OPTIMIZERS = {
     "muon": rated(jopt.muon, **MATRIX),
+    "muon_axes": rated(
+        lambda rate: jopt.muon(rate, axes=[("dense/kernel", 1, 0)], consistent_rms=0.2, where="dense/*"),
+        reads_paths=True,
+        **MATRIX,
+    ),
+    "normuon": rated(jopt.normuon, **MATRIX),
+    "scion": rated(lambda rate: jopt.scion(rate, radius=1.0), **MATRIX),
+    "scion_constrained": rated(lambda rate: jopt.scion(rate, constrained=True), zero_gradient=False, **MATRIX),
 }
 
 RULES = {
+    "qk_clip": Entry(
+        lambda: jopt.qk_clip(100.0, 0.3, query="dense/kernel", key="out/*"),
+        complex=None,
+        zero_gradient=False,
+        reads_paths=True,
+        extra=(("max_logits", 200.0),),
+    ),
+    "rms_lmo": Entry(jopt.rms_lmo, elementwise=False, complex="native"),
     "scale_by_muon": Entry(jopt.scale_by_muon, matrices_only=True, **MATRIX),
     "scale_by_muon_aol": Entry(
-        lambda: jopt.scale_by_muon("polar_express", preconditioning="aol"), matrices_only=True, **MATRIX
+        # Its first steps multiply small singular values by 8 and 4, where "standard" has 3.4.
+        lambda: jopt.scale_by_muon("polar_express", preconditioning="aol"),
+        matrices_only=True,
+        ulps=256,
+        **MATRIX,
     ),
+    "scale_by_normuon": Entry(jopt.scale_by_normuon, matrices_only=True, **MATRIX),
     "scale_by_shape": Entry(jopt.scale_by_shape, matrices_only=True, complex="native"),
     "scale_by_shape_consistent": Entry(
         lambda: jopt.scale_by_shape(consistent_rms=0.2), matrices_only=True, complex="native"
     ),
+    "sign_lmo": Entry(jopt.sign_lmo),
+    "spectral_lmo": Entry(jopt.spectral_lmo, matrices_only=True, **MATRIX),
 }
 
 
@@ -54,15 +79,36 @@ ORACLES = [
         adam_weight_decay=FADE,
         tolerance=NEWTON_SCHULZ,
     ),
+    Replay("scale_by_normuon", only=MATRICES, tolerance=NEWTON_SCHULZ),
+    Replay("scale_by_normuon", only=MATRICES, beta=0.9, b2=0.99, nesterov=False, tolerance=NEWTON_SCHULZ, slow=True),
+    Replay("normuon", learning_rate=FALL, weight_decay=0.1, consistent_rms=0.2, tolerance=NEWTON_SCHULZ, slow=True),
+    Replay("spectral_lmo", only=MATRICES, radius=2.0, tolerance=NEWTON_SCHULZ),
+    Replay("sign_lmo", radius=2.0, tolerance=ROUNDED),
+    Replay("rms_lmo"),
+    Replay("scion", learning_rate=0.0005, tolerance=NEWTON_SCHULZ),
+    Replay("scion", learning_rate=FALL, decay=0.95, radius=2.0, constrained=True, tolerance=NEWTON_SCHULZ, slow=True),
 ]
+
+RANDOM = {"qk_clip": "it needs logits: by its numbers, in test_matrix.py"}
 
 SYMBOLS = {
     "scale_by_muon": {"mu": ("m",)},
+    "scale_by_normuon": {"mu": ("m",), "nu": ("v",)},
 }
 
 
 # Rounding of 1 − β in float32 starts the iteration elsewhere; small singular values grow 485 ×.
 CLOSE = {"f32": 2e-3, "f64": 1e-11}
+
+ROUTED = {"kernel": optax.contrib.MuonDimensionNumbers(1, 0), "bias": None, "gain": None}
+STACKED = {"kernel": (3, 2, 4), "bias": (5, 4, 2, 3)}
+
+
+def stacked(params):
+    """optax's form: a stack of matrices in its middle axis, and a kernel of a convolution."""
+    numbers = optax.contrib.MuonDimensionNumbers
+    return {"kernel": numbers(0, 2), "bias": numbers((0, 1, 2), -1)}
+
 
 OPTAX = [
     Against("muon", 0.01, **CLOSE),
@@ -75,6 +121,8 @@ OPTAX = [
     ),
     Against("muon", 0.01, "dion", adaptive=True, slow=True, **CLOSE),
     *(Against("muon", 0.01, preconditioning=kind, slow=True, **CLOSE) for kind in ("spectral", "schatten", "aol")),
+    Against("muon", 0.01, muon_weight_dimension_numbers=ROUTED, weight_decay=0.03, slow=True, **CLOSE),
+    Against("muon", 0.01, muon_weight_dimension_numbers=stacked, only=STACKED, **CLOSE),
     Against("scale_by_muon", only=PARITY_MATRICES, slow=True, bare=True, **CLOSE),
     Against(
         "scale_by_muon",
@@ -89,5 +137,3 @@ OPTAX = [
         **CLOSE,
     ),
 ]
-
-UNCOMPARED = {"scale_by_shape": "its default in optax wants a tree; muon, of which it is a part, is compared"}

@@ -1,1 +1,30 @@
-"""State in fewer bits."""
+"""State in fewer bits: stored slots, rounded and compensated parameters."""
+
+import jopt
+from zoo.entry import RATE, Entry, rated
+
+# Blocks span the elements of an array, and their scale is that of the largest.
+BLOCKS = {"elementwise": False}
+
+
+def stored(tx, *formats, **options):
+    """A transform whose first and second moments are stored."""
+    return jopt.store(tx, dict(zip(("mu", "nu"), formats, strict=False)), **options)
+
+
+OPTIMIZERS = {
+    "adamw_8bit": rated(jopt.adamw_8bit, zero_gradient=False, **BLOCKS),
+    "adamw_bf16": rated(jopt.adamw_bf16, zero_gradient=False, lands=True, **BLOCKS),
+    "lion_8bit": rated(jopt.lion_8bit, zero_gradient=False, **BLOCKS),
+}
+
+WRAPPERS = {
+    "compensate": Entry(lambda: jopt.chain(jopt.adam(RATE), jopt.compensate()), lands=True),
+    "compensate_bfloat16": Entry(lambda: jopt.chain(jopt.sgd(RATE), jopt.compensate("bfloat16")), lands=True),
+    "round_stochastically": Entry(lambda: jopt.chain(jopt.adam(RATE), jopt.round_stochastically()), lands=True),
+    "store": Entry(lambda: stored(jopt.adam(RATE), "int8", "int8", where="**/kernel"), reads_paths=True, **BLOCKS),
+    "store_bfloat16": Entry(lambda: stored(jopt.adam(RATE), "bfloat16", "bfloat16")),
+    "store_float8": Entry(lambda: stored(jopt.adam(RATE), "float8_e4m3", "float8_e5m2"), **BLOCKS),
+    "store_inside": Entry(lambda: stored(jopt.accumulate(jopt.adam(RATE), every=2), "int8", "uint8"), **BLOCKS),
+    "store_matrices": Entry(lambda: stored(jopt.scale_by_muon(), "int8"), matrices_only=True, complex=None, **BLOCKS),
+}
