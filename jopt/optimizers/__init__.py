@@ -35,6 +35,8 @@ from jopt.optimizers.classic import (
     sign_sgd,
     signum,
 )
+from jopt.optimizers.matrix import muon
+from jopt.optimizers.preconditioners import kl_soap, kron, shampoo, soap
 from jopt.optimizers.matrix import muon, normuon, scion
 from jopt.optimizers.moments import (
     acprop,
@@ -91,6 +93,7 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "kl_soap",
     "came",
     "cautious_adamw",
     "cautious_lion",

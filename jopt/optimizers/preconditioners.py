@@ -8,12 +8,12 @@ from jopt.partition import chain, partition
 from jopt.paths import everything_else
 from jopt.paths import where as choose
 from jopt.regularize import add_decayed_weights
-from jopt.rules import scale_by_kron, scale_by_learning_rate, scale_by_shampoo, scale_by_soap, trace
+from jopt.rules import scale_by_kl_soap, scale_by_kron, scale_by_learning_rate, scale_by_shampoo, scale_by_soap, trace
 from jopt.rules.kron import UPDATE_PROBABILITY
 from jopt.scalars import ScalarOrSchedule
 from jopt.transform import Transform
 
-__all__ = ["kron", "shampoo", "soap"]
+__all__ = ["kl_soap", "kron", "shampoo", "soap"]
 
 
 def _with_adamw(name: str, where: Any, axes: Any, parts: list[Any], rest: Transform) -> Transform:
@@ -56,6 +56,34 @@ def soap(
     ]
     rest = adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
     return _with_adamw("soap", where, axes, parts, rest)
+
+
+def kl_soap(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.95,
+    b2: ScalarOrSchedule = 0.95,
+    shampoo_beta: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.01,
+    mask: Any = None,
+    *,
+    precondition_frequency: int = 10,
+    max_precond_dim: int = 10000,
+    kl_eps: ScalarOrSchedule = 1e-4,
+    axes: Any = None,
+    where: Any = None,
+) -> Transform:
+    """SOAP with the second moments of each side in the metric of the other: see `scale_by_kl_soap`.
+
+    Its numbers are named ``kl_soap/...``, those of the other parameters ``adam/...``.
+    """
+    parts = [
+        scale_by_kl_soap(b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim, kl_eps, axes=axes),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    ]
+    rest = adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+    return _with_adamw("kl_soap", where, axes, parts, rest)
 
 
 def shampoo(

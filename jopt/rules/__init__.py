@@ -79,6 +79,8 @@ from jopt.rules.scale import (
     set_to_zero,
 )
 from jopt.rules.shampoo import scale_by_shampoo
+from jopt.rules.soap import scale_by_kl_soap, scale_by_soap
+from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 from jopt.rules.sign import (
     scale_by_lion,
     scale_by_refined_lion,
@@ -120,6 +122,7 @@ __all__ = [
     "scale_by_dog",
     "scale_by_dowg",
     "scale_by_ema",
+    "scale_by_kl_soap",
     "scale_by_factored_rms",
     "scale_by_hyperball_rate",
     "scale_by_kron",

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
 from jopt import linalg
 from jopt.axes import matrix_axes
@@ -46,7 +45,9 @@ def times_transposed(q, x):
 
 def solved_transposed(q, x):
     """Q⁻ᵀX."""
-    return solve_triangular(q, x, trans="T", lower=False) if q.ndim == 2 else x / q[:, None]
+    if q.ndim == 1:
+        return x / q[:, None]
+    return jax.lax.linalg.triangular_solve(q, x, left_side=True, lower=False, transpose_a=True)
 
 
 def lower_bound(a):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jopt.axes import matrix_axes
 from jopt.rules import factors
-from jopt.scalars import DECAY, NONNEGATIVE, ScalarOrSchedule
+from jopt.scalars import DECAY, NONNEGATIVE, POSITIVE, ScalarOrSchedule
 from jopt.transform import Transform, rule
 
 SIDES = ("left", "right")
@@ -57,6 +57,26 @@ def _adam_in_basis(g, s, count, b1, b2, eps, c1, c2):
     m = jnp.where(count > 0, b1 * mu + (1 - b1) * g, mu)
     v = jnp.where(count > 0, b2 * nu + (1 - b2) * g * g, nu)
     return rotated_back((m / c1) / (jnp.sqrt(v / c2) + eps), s), {"mu": m, "nu": v}
+
+
+def kl_soap_step(g, s, p, *, count, b1, b2, shampoo_beta, eps, kl_eps, c1, c2):
+    h = factors.entire(factors.bounded(g))
+    u, adam = _adam_in_basis(h, s, count, b1, b2, eps, c1, c2)
+    m, n = h.shape
+    # Each side in the metric of the other: GR⁻¹Gᵀ / n. The first gradient finds no metric yet.
+    across = h if "right" not in s else _scaled(h.T, s["right"], s["right_basis"], count, kl_eps).T
+    along = h if "left" not in s else _scaled(h, s["left"], s["left_basis"], count, kl_eps)
+    new = {"left": across @ across.T / max(n, 1), "right": along.T @ along / max(m, 1)}
+    second = {side: factors.moment(s[side], new[side], shampoo_beta) for side in SIDES if side in s}
+    return factors.placed_like(u, g), s | second | {name: factors.placed_like(x, g) for name, x in adam.items()}
+
+
+def _scaled(g, second, basis, count, kl_eps):
+    """Λ^(−1/2)QᵀG with the eigenvalues estimated along the basis; G itself at first."""
+    values = factors.rayleigh(second, basis)
+    values = jnp.maximum(values, kl_eps * jnp.max(values, initial=0.0))
+    root = jnp.where(values > 0, jnp.sqrt(jnp.where(values > 0, values, 1.0)), 1.0)
+    return jnp.where(count > 0, (basis.T @ g) / root[:, None], g)
 
 
 def soap_refresh(s, p, *, count):
@@ -127,6 +147,58 @@ def scale_by_soap(
             "axes": matrix_axes("scale_by_soap", axes),
         },
         domain={"b1": DECAY, "b2": DECAY, "shampoo_beta": DECAY, "eps": NONNEGATIVE},
+        reads="matrix",
+        axes="axes",
+    )
+
+
+def scale_by_kl_soap(
+    b1: ScalarOrSchedule = 0.95,
+    b2: ScalarOrSchedule = 0.95,
+    shampoo_beta: ScalarOrSchedule | None = None,
+    eps: ScalarOrSchedule = 1e-8,
+    precondition_frequency: int = 10,
+    max_precond_dim: int = 10000,
+    kl_eps: ScalarOrSchedule = 1e-4,
+    *,
+    axes: Any = None,
+) -> Transform:
+    """SOAP whose second moments of each side are taken in the metric of the other side.
+
+        L ← βL + (1 − β)/n · GQᵣΛᵣ⁻¹QᵣᵀGᵀ
+        R ← βR + (1 − β)/m · GᵀQₗΛₗ⁻¹QₗᵀG,   Λ = diag(QᵀLQ) and diag(QᵀRQ), for G of shape (m, n)
+        the rest as for `scale_by_soap`
+
+    Args:
+        b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim, axes: as for `scale_by_soap`.
+        kl_eps: > 0; an element of Λ counts as at least this share of the largest.
+
+    So L ⊗ R is the Kronecker product nearest to the gradient's covariance in the Kullback-Leibler
+    divergence. The first update takes GGᵀ / n and GᵀG / m.
+
+    Differs: the bound on Λ is relative; others have an absolute one.
+    Reference: [lin2025understanding].
+    """
+    return rule(
+        "scale_by_kl_soap",
+        kl_soap_step,
+        slots=soap_slots,
+        shared=soap_shared,
+        refresh=soap_refresh,
+        every="precondition_frequency",
+        hyper={
+            "b1": b1,
+            "b2": b2,
+            "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta,
+            "eps": eps,
+            "kl_eps": kl_eps,
+        },
+        static={
+            "precondition_frequency": int(precondition_frequency),
+            "max_precond_dim": int(max_precond_dim),
+            "axes": matrix_axes("scale_by_kl_soap", axes),
+        },
+        domain={"b1": DECAY, "b2": DECAY, "shampoo_beta": DECAY, "eps": NONNEGATIVE, "kl_eps": POSITIVE},
         reads="matrix",
         axes="axes",
     )

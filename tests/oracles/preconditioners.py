@@ -34,8 +34,13 @@ def _basis_of_side(s, side, v, axis, first):
     return _orthogonal(second / np.abs(second).max() @ q[:, order]), np.take(v, order, axis=axis)
 
 
+def _plain(g, s, t):
+    return g @ g.T, g.T @ g
+
+
 def scale_by_soap(
     g, p, s, t, b1=0.95, b2=0.95, shampoo_beta=None, eps=1e-8, precondition_frequency=10, max_precond_dim=10000,
+    products=_plain,
 ):  # fmt: skip
     # Vyas et al. 2024, Algorithm 3; the first step only builds the basis. A single matrix: its turn is every f steps.
     m, n = g.shape
@@ -50,8 +55,8 @@ def scale_by_soap(
         s["V"] = b2 * s["V"] + (1.0 - b2) * h**2
         m_hat, v_hat = s["M"] / (1.0 - b1 ** (t - 1)), s["V"] / (1.0 - b2 ** (t - 1))
         u = s["QL"] @ (m_hat / (np.sqrt(v_hat) + eps)) @ s["QR"].T
-    s["L"] = beta * s["L"] + (1.0 - beta) * g @ g.T
-    s["R"] = beta * s["R"] + (1.0 - beta) * g.T @ g
+    left, right = products(g, s, t)
+    s["L"], s["R"] = beta * s["L"] + (1.0 - beta) * left, beta * s["R"] + (1.0 - beta) * right
     if (t - 1) % precondition_frequency == 0:
         momentum = s["QL"] @ s["M"] @ s["QR"].T
         for axis, side in enumerate("LR"):
@@ -68,6 +73,29 @@ def soap(
     if np.ndim(g) != 2:
         return adamw(g, p, s, t, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     u = scale_by_soap(g, p, s, t, b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim)
+    return -learning_rate * (u + weight_decay * p)
+
+
+def scale_by_kl_soap(g, p, s, t, kl_eps=1e-4, **numbers):
+    # Lin et al. 2025: the factors that minimise KL(E[vec G vec Gᵀ], L ⊗ R), each given the other.
+    def inverse(a, q):
+        w = np.diag(q.T @ a @ q)
+        w = np.maximum(w, kl_eps * w.max())
+        return q @ np.diag(1.0 / w) @ q.T
+
+    def products(g, s, t):
+        m, n = g.shape
+        if t == 1:
+            return g @ g.T / n, g.T @ g / m
+        return g @ inverse(s["R"], s["QR"]) @ g.T / n, g.T @ inverse(s["L"], s["QL"]) @ g / m
+
+    return scale_by_soap(g, p, s, t, products=products, **numbers)
+
+
+def kl_soap(g, p, s, t, learning_rate, weight_decay=0.01, b1=0.95, b2=0.95, eps=1e-8, **numbers):
+    if np.ndim(g) != 2:
+        return adamw(g, p, s, t, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    u = scale_by_kl_soap(g, p, s, t, b1=b1, b2=b2, eps=eps, **numbers)
     return -learning_rate * (u + weight_decay * p)
 
 

@@ -17,6 +17,7 @@ def one_sided():
 
 
 OPTIMIZERS = {
+    "kl_soap": rated(jopt.kl_soap, zero_gradient=False, **MATRIX),
     "kron": rated(jopt.kron, random=True, **MATRIX),
     "shampoo": rated(jopt.shampoo, **MATRIX),
     "shampoo_blocked": rated(blocked, **MATRIX),
@@ -25,6 +26,7 @@ OPTIMIZERS = {
 }
 
 RULES = {
+    "scale_by_kl_soap": Entry(jopt.scale_by_kl_soap, matrices_only=True, **MATRIX),
     "scale_by_kron": Entry(jopt.scale_by_kron, random=True, **MATRIX),
     "scale_by_shampoo": Entry(jopt.scale_by_shampoo, matrices_only=True, **MATRIX),
     "scale_by_shampoo_one_sided": Entry(one_sided, **MATRIX),
@@ -44,6 +46,9 @@ KERNEL_ONLY = {"kernel": True, "bias": False, "gain": False}
 ANY = {"axes": "any"}  # no vector: one of its elements never has a gradient, and the roots there are rounding alone
 
 ORACLES = [
+    Replay("scale_by_kl_soap", only=["kernel"], tolerance=SOAP),
+    Replay("scale_by_kl_soap", only=["kernel"], precondition_frequency=1, b1=0.9, tolerance=SOAP, slow=True),
+    Replay("kl_soap", learning_rate=0.003, tolerance=SOAP, slow=True),
     Replay("scale_by_soap", only=["kernel"], tolerance=SOAP),
     Replay("scale_by_soap", only=MATRICES, precondition_frequency=1, b1=0.9, b2=0.98, tolerance=SOAP, slow=True),
     Replay("scale_by_soap", only=["wide"], max_precond_dim=4, shampoo_beta=0.9, eps=1e-4, tolerance=SOAP, slow=True),
@@ -85,7 +90,16 @@ ORACLES = [
     ),
 ]
 
+ROTATED = {
+    "mu": ("M",),
+    "nu": ("V",),
+    "left": ("L",),
+    "right": ("R",),
+    "left_basis": ("QL",),
+    "right_basis": ("QR",),
+}
 SYMBOLS = {
+    "scale_by_kl_soap": ROTATED,
     "scale_by_shampoo": {
         "mu": ("M",),
         "nu": ("V",),
@@ -94,14 +108,7 @@ SYMBOLS = {
         "left_root": ("Lroot",),
         "right_root": ("Rroot",),
     },
-    "scale_by_soap": {
-        "mu": ("M",),
-        "nu": ("V",),
-        "left": ("L",),
-        "right": ("R",),
-        "left_basis": ("QL",),
-        "right_basis": ("QR",),
-    },
+    "scale_by_soap": ROTATED,
 }
 
 RANDOM = {
