@@ -374,7 +374,9 @@ def test_values_never_rise(x64):
 
 def test_huge_and_tiny_scales(x64):
     for scale in (1e-8, 1e8):
-        result = jopt.minimize(lambda x, scale: scale * beale(x), jnp.asarray([1.0, 1.0]), args=(scale,), tol=1e-9 * scale)
+        result = jopt.minimize(
+            lambda x, scale: scale * beale(x), jnp.asarray([1.0, 1.0]), args=(scale,), tol=1e-9 * scale
+        )
         assert result.converged
         np.testing.assert_allclose(result.x, [3.0, 0.5], rtol=1e-5)
 
