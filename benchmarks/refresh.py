@@ -1,6 +1,6 @@
 """How even the time of a step is when dear work is done in turns: p50 and p99 of single steps.
 
-    python -m benchmarks.refresh [--steps N] [--out FILE]
+python -m benchmarks.refresh [--steps N] [--out FILE]
 """
 
 import argparse

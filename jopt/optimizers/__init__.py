@@ -35,8 +35,6 @@ from jopt.optimizers.classic import (
     sign_sgd,
     signum,
 )
-from jopt.optimizers.matrix import muon
-from jopt.optimizers.preconditioners import kl_soap, kron, shampoo, soap
 from jopt.optimizers.matrix import muon, normuon, scion
 from jopt.optimizers.moments import (
     acprop,
@@ -60,7 +58,7 @@ from jopt.optimizers.moments import (
     stable_adamw,
     yogi,
 )
-from jopt.optimizers.preconditioners import kron, shampoo, soap
+from jopt.optimizers.preconditioners import kl_soap, kron, shampoo, soap
 from jopt.optimizers.search import lbfgs
 from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 from jopt.optimizers.tuned import (
@@ -93,7 +91,6 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
-    "kl_soap",
     "came",
     "cautious_adamw",
     "cautious_lion",
@@ -104,6 +101,7 @@ __all__ = [
     "dpsgd",
     "fromage",
     "gpa_adamw",
+    "kl_soap",
     "kron",
     "lamb",
     "laprop",

@@ -79,8 +79,6 @@ from jopt.rules.scale import (
     set_to_zero,
 )
 from jopt.rules.shampoo import scale_by_shampoo
-from jopt.rules.soap import scale_by_kl_soap, scale_by_soap
-from jopt.rules.trust import normalize_by_update_norm, scale_by_trust_ratio
 from jopt.rules.sign import (
     scale_by_lion,
     scale_by_refined_lion,
@@ -88,7 +86,7 @@ from jopt.rules.sign import (
     scale_by_smooth_lion,
 )
 from jopt.rules.sm3 import scale_by_sm3
-from jopt.rules.soap import scale_by_soap
+from jopt.rules.soap import scale_by_kl_soap, scale_by_soap
 from jopt.rules.stable import scale_by_stable_adam
 from jopt.rules.trust import normalize, normalize_by_update_norm, scale_by_trust_ratio
 
@@ -122,9 +120,9 @@ __all__ = [
     "scale_by_dog",
     "scale_by_dowg",
     "scale_by_ema",
-    "scale_by_kl_soap",
     "scale_by_factored_rms",
     "scale_by_hyperball_rate",
+    "scale_by_kl_soap",
     "scale_by_kron",
     "scale_by_laprop",
     "scale_by_lbfgs",
