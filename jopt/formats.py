@@ -27,20 +27,20 @@ class Format:
         name: in `store`, in messages, and in the paths of a checkpoint.
         dtype: of the codes.
         power: x is stored as its root of this degree, so that small numbers keep relative precision.
-        top: the largest code, that of the largest number of a block; None stores without a scale.
+        top: the largest code, that of the largest number of a block; 0 stores without a scale.
         random: whether a number between two codes takes either by chance, right in the mean.
     """
 
     name: str
     dtype: Any
     power: int = 1
-    top: float | None = None
+    top: float = 0.0
     random: bool = False
 
     @property
     def boxed(self) -> bool:
         """Whether a slot is a `Stored`; else it is an array of a narrow dtype."""
-        return self.top is not None or self.random
+        return self.top > 0 or self.random
 
     @property
     def signed(self) -> bool:
@@ -78,11 +78,11 @@ class Stored:
         self.codes, self.scale, self.format = codes, scale, format
 
     @classmethod
-    def of(cls, x: jax.Array, format: Format, chance: "Chance | None" = None) -> "Stored":
-        """Encode an array; a random format needs a `chance`."""
+    def of(cls, x: jax.Array, format: Format, chance: Any = None) -> "Stored":
+        """Encode an array; a random format needs a `Chance`."""
         assert chance is not None or not format.random
         x = x.astype(jnp.float32)
-        if format.top is None:
+        if not format.top:
             return cls(to_words(round_at_random(x, format.dtype, chance).astype(format.dtype)), None, format)
         codes, scale = _encode(x, format, chance)
         return cls(to_words(codes), scale, format)
@@ -95,6 +95,14 @@ class Stored:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.codes.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.codes.ndim
+
+    @property
+    def size(self) -> int:
+        return self.codes.size
 
     @property
     def dtype(self) -> Any:
@@ -114,7 +122,8 @@ class Stored:
 
     @classmethod
     def tree_unflatten(cls, format, children):
-        return cls(*children, format)
+        codes, scale = children
+        return cls(codes, scale, format)
 
 
 def store_as(x: jax.Array, format: Format) -> Any:
@@ -133,7 +142,7 @@ def widen(x: Any, dtype: Any) -> Any:
     return x.astype(dtype) if narrow else x
 
 
-def narrow(x: jax.Array, like: Any, chance: "Chance | None" = None) -> Any:
+def narrow(x: jax.Array, like: Any, chance: Any = None) -> Any:
     """A slot as the state holds it, in the format of the one it replaces."""
     if isinstance(like, Stored):
         return Stored.of(x, like.format, chance)

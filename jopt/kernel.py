@@ -90,7 +90,9 @@ class Kernels:
         return self._built[asked]
 
     def matrices(self, index: int, packed: Names, views: tuple[View, ...], dtype: Any, first: int = 0, total: int = 0):
-        """``(gs, slots, ps, vector, others, salts, count) -> (values, slots)`` for a batch of equal matrices.
+        """``(gs, slots, ps, vector, others, salts, count) -> (values, slots)`` for equal matrices.
+
+        One batch on accelerators, on CPU a loop.
 
         Args:
             index: the part of the plan.
@@ -104,26 +106,35 @@ class Kernels:
         if asked not in self._built:
             part = self._flat[index]
 
+            def run(matrices, vector, others, count, accelerator):
+                def one(g, s, p, salt):
+                    chance = Chance(salt).fold(count, index) if "chance" in part.rule.names else None
+                    numbers = self._numbers(index, packed, vector, others, g, salt, dtype, chance)
+                    numbers |= {"accelerator": accelerator} if "accelerator" in part.rule.names else {}
+                    return call_step(part, g, s, None if p is None else dtypes.compute(p), numbers)
+
+                return (jax.vmap if accelerator else one_by_one)(one)(*matrices)
+
+            def in_turn(leaves, vector, others, count):
+                starts = _hidden(_starts(leaves), count)
+                return _apart(run(_together(leaves), vector, others, count, False), leaves, starts)
+
+            def at_once(leaves, vector, others, count):
+                return _apart(run(_together(leaves), vector, others, count, True), leaves, _starts(leaves))
+
             def kernel(gs, slots, ps, vector, others, salts, count):
-                def one(accelerator):
-                    def run(g, s, p, salt):
-                        chance = Chance(salt).fold(count, index) if "chance" in part.rule.names else None
-                        numbers = self._numbers(index, packed, vector, others, g, salt, dtype, chance)
-                        numbers |= {"accelerator": accelerator} if "accelerator" in part.rule.names else {}
-                        return call_step(part, g, s, None if p is None else dtypes.compute(p), numbers)
-
-                    return run
-
                 opened = [{name: _opened(x, dtype) for name, x in kept.items()} for kept in slots]
-                stacked = _stack(views, gs, opened, ps, salts)
-                u, s = jax.lax.platform_dependent(*stacked, cpu=one_by_one(one(False)), default=jax.vmap(one(True)))
+                leaves = _split(views, gs, opened, ps, salts)
+                results = jax.lax.platform_dependent(leaves, vector, others, count, cpu=in_turn, default=at_once)
                 if part.rule.refresh is not None:
-                    s = self._refreshed(index, packed, first, total, s, (*stacked[2:], vector, others), count)
-                results = _unstack(views, u, s, gs, opened)
+                    s, rest = _together([s for _, s in results]), _together([leaf[2:] for leaf in leaves])
+                    s = self._refreshed(index, packed, first, total, s, (*rest, vector, others), count)
+                    apart = _apart((None, s), leaves, _starts(leaves))
+                    results = [(u, kept) for (u, _), (_, kept) in zip(results, apart, strict=True)]
                 chances = [Chance(salt).fold(count, index) for salt in salts]
                 return [
                     (u, {name: _closed(x, kept[name], chance, i) for i, (name, x) in enumerate(sorted(new.items()))})
-                    for (u, new), kept, chance in zip(results, slots, chances, strict=True)
+                    for (u, new), kept, chance in zip(_joined(views, results, gs, opened), slots, chances, strict=True)
                 ]
 
             self._built[asked] = jax.jit(kernel)
@@ -180,34 +191,62 @@ class Kernels:
         return self._shapes[asked]
 
 
-def _stack(views: tuple[View, ...], gs: Any, slots: Any, ps: Any, salts: Any) -> tuple[Any, Any, Any, Any]:
-    """Gradients, slots, parameters and salts of the matrices of several leaves, each as one array."""
-    split = []
+def _split(views: tuple[View, ...], gs: Any, slots: Any, ps: Any, salts: Any) -> list[Any]:
+    """Of each leaf its matrices: gradient, slots, parameter and salt, with a leading axis that counts them."""
+    found = []
     for view, g, s, p, salt in zip(views, gs, slots, ps, salts, strict=True):
         x = view.matrices(g)
         # A stream of random numbers for each matrix; that of a leaf which is one is the leaf's own.
         many = jnp.asarray(salt, jnp.uint32) + jnp.arange(len(x), dtype=jnp.uint32) * np.uint32(2654435769)
         kept = {name: view.split(slot, g.shape) for name, slot in s.items()}
-        split.append((x, kept, None if p is None else view.matrices(p), many))
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *split)
+        found.append((x, kept, None if p is None else view.matrices(p), many))
+    return found
 
 
-def _unstack(views: tuple[View, ...], u: jax.Array, slots: Mapping[str, jax.Array], gs: Any, before: Any) -> list[Any]:
-    """(update, slots) of each leaf from those of all matrices; the leaves were `gs` and `before`."""
+def _together(leaves: list[Any]) -> Any:
+    """The matrices of several leaves, one after another."""
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *leaves)
+
+
+def _apart(results: Any, leaves: list[Any], starts: Any) -> list[Any]:
+    """What `_together` joined, or what came of it, by leaf; they begin at `starts`."""
+
+    def one(leaf, start):
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, len(leaf[0])), results)
+
+    return [one(leaf, start) for leaf, start in zip(leaves, starts, strict=True)]
+
+
+def _starts(leaves: list[Any]) -> tuple[np.int32, ...]:
+    """Where the matrices of each leaf begin among all."""
+    return tuple(np.cumsum([0, *(len(leaf[0]) for leaf in leaves[:-1])], dtype=np.int32))
+
+
+def _hidden(numbers: tuple[np.int32, ...], count: jax.Array) -> tuple[Any, ...]:
+    """The same numbers, in a way that the compiler of the CPU does not see which.
+
+    Else taking each matrix out of the results is a kernel of its own, and compiling these takes longer
+    than all the rest (100 matrices: 5 s); like this they are one kernel.
+    """
+    if len(numbers) == 1:
+        return numbers
+    return jax.lax.cond(count >= 0, lambda: numbers, lambda: numbers[::-1])
+
+
+def _joined(views: tuple[View, ...], results: list[Any], gs: Any, before: Any) -> list[Any]:
+    """(update, slots) of each leaf from those of its matrices; the leaves were `gs` and `before`."""
     from jax.experimental.shard_alike import shard_alike  # where it is needed: `import jopt` loads no more of JAX
 
-    found, start = [], 0
+    found = []
     transposes = len(set(views)) > 1
-    for view, g, old in zip(views, gs, before, strict=True):
-        stop = start + int(np.prod(view.batch(g.shape), dtype=np.int64))
-        x = view.array(u[start:stop], g.shape)
-        mine = {name: _settled(view.join(slot[start:stop], g.shape), g.shape) for name, slot in slots.items()}
+    for view, (u, slots), g, old in zip(views, results, gs, before, strict=True):
+        x = view.array(u, g.shape)
+        mine = {name: _settled(view.join(slot, g.shape), g.shape) for name, slot in slots.items()}
         if transposes:
             # On an Auto mesh the compiler might lay a matrix out as the others of its batch, which are transposes.
             x = shard_alike(x, g)[0]
             mine = {name: shard_alike(slot, old[name])[0] for name, slot in mine.items()}
         found.append((x, mine))
-        start = stop
     return found
 
 
@@ -238,7 +277,14 @@ def _closed(x: jax.Array, like: Any, chance: Chance | None, i: int) -> Any:
 
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     """Like `jax.vmap`, in a loop: on CPU a matrix that stays in the cache is up to twice as fast as a batch."""
-    return lambda *stacked: jax.lax.map(lambda xs: function(*xs), stacked)
+
+    def run(*stacked):
+        if len(jax.tree.leaves(stacked)[0]) == 1:
+            one = function(*jax.tree.map(lambda x: jax.lax.squeeze(x, (0,)), stacked))
+            return jax.tree.map(lambda x: jnp.expand_dims(x, 0), one)
+        return jax.lax.map(lambda xs: function(*xs), stacked)
+
+    return run
 
 
 def _one_of(x: jax.Array, i: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopt.linalg import is_sharded, matmul, norm, norm_dtype
 
@@ -114,26 +115,38 @@ def _precondition(x: jax.Array, kind: str, blocked: bool) -> tuple[jax.Array, ja
 
 
 def _iterate(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, ...], blocked: bool) -> jax.Array:
-    for a, b, c in coefficients:
+    """The steps on the matrix itself; `gram` is that of the first."""
+
+    def step(x, numbers, gram=None):
+        a, b, c = numbers
         gram = _symmetric(x, x, blocked) if gram is None else gram
-        square = _symmetric(gram, gram, blocked)
-        x, gram = _times(a, x) + matmul(_times(b, gram) + _times(c, square), x), None
-    return x
+        return a * x + matmul(b * gram + c * _symmetric(gram, gram, blocked), x)
+
+    if gram is not None and coefficients:
+        x, coefficients = step(x, _numbers(coefficients[:1], x)[0], gram), coefficients[1:]
+    if not coefficients:
+        return x
+    return jax.lax.scan(lambda x, numbers: (step(x, numbers), None), x, _numbers(coefficients, x))[0]
 
 
 def _iterate_gram(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, ...], blocked: bool) -> jax.Array:
     """The same steps as one product QX, where Q = p₁(A)p₂(A)... and A ← p(A)A p(A) commute."""
-    q, restarts = None, _restarts(coefficients)
-    for i, (a, b, c) in enumerate(coefficients):
+    q, restarts, eye = None, _restarts(coefficients), jnp.eye(len(x), dtype=x.dtype)
+    for i, (a, b, c) in enumerate(_numbers(coefficients, x)):
         if i in restarts:
             x, q, gram = matmul(q, x), None, None
         gram = _symmetric(x, x, blocked) if gram is None else gram
-        p = _times(b, gram) + _times(c, _symmetric(gram, gram, blocked)) + _times(a, jnp.eye(len(gram), dtype=x.dtype))
+        p = b * gram + c * _symmetric(gram, gram, blocked) + a * eye
         q = p if q is None else _symmetric(q, p, blocked)
         if i + 1 < len(coefficients) and i + 1 not in restarts:
+            gram = _symmetric(_symmetric(gram, p, blocked), p, blocked)
             # What rounding leaves of an antisymmetric part would grow with every step.
-            gram = _mean_of_adjoint(_symmetric(_symmetric(gram, p, blocked), p, blocked))
+            gram = (gram + _adjoint(gram)) * jnp.asarray(0.5, x.dtype)
     return x if q is None else matmul(q, x)
+
+
+def _numbers(coefficients: tuple[Triple, ...], x: jax.Array) -> np.ndarray:
+    return np.asarray(coefficients, x.dtype)
 
 
 def _restarts(coefficients: tuple[Triple, ...]) -> set[int]:
@@ -145,10 +158,6 @@ def _restarts(coefficients: tuple[Triple, ...]) -> set[int]:
             growth = 1.0
         growth *= a * a
     return found
-
-
-def _mean_of_adjoint(x: jax.Array) -> jax.Array:
-    return _times(0.5, x + _adjoint(x))
 
 
 def _symmetric(a: jax.Array, b: jax.Array, blocked: bool) -> jax.Array:
@@ -174,10 +183,6 @@ def orthogonality_error(x: jax.Array) -> jax.Array:
     difference = wide @ jnp.swapaxes(wide, -1, -2).conj() - jnp.eye(m, dtype=x.dtype)
     squares = jnp.sum(jnp.square(jnp.abs(difference)), axis=(-2, -1))
     return jnp.sqrt(squares / max(m, 1))
-
-
-def _times(number: float, x: jax.Array) -> jax.Array:
-    return jnp.asarray(number, x.dtype) * x
 
 
 def _adjoint(x: jax.Array) -> jax.Array:

@@ -42,6 +42,9 @@ def store(tx: Any, formats: Mapping[str, str], where: Any = None) -> Transform:
     A slot of integers or complex numbers stays as it is. An infinity or NaN in a slot of 8 bits spoils
     its block: put `skip_nonfinite` around. `explain` prints the bytes.
 
+    Differs: the paper has blocks of 2048 and another code of 8 bits, which it looks up in a table.
+    Reference: [dettmers2022eightbit].
+
     Raises:
         ValueError: a slot that `tx` does not keep, or an unknown format.
         TypeError: `tx` is no transform, or `formats` no mapping.

@@ -152,19 +152,19 @@ def lowered_products(tx, params):
 
 @pytest.mark.parametrize("n", [1, 36])
 def test_equal_matrices_run_as_one_batch(n):
-    """Five Newton-Schulz steps of three products: fifteen, for 1 matrix and for 36."""
-    assert lowered_products(jopt.muon(0.02, ns_steps=5), matrices(n, 12, 8)) == 15
+    """A loop over Newton-Schulz steps of three products, for 1 matrix and for 36."""
+    assert lowered_products(jopt.muon(0.02, ns_steps=5), matrices(n, 12, 8)) == 3
 
 
 def test_matrices_of_two_shapes_run_as_two_batches():
     params = matrices(5, 12, 8) | {f"wide_{i}": jax.ShapeDtypeStruct((4, 6), jnp.float32) for i in range(7)}
-    assert lowered_products(jopt.muon(0.02, ns_steps=5), params) == 30
+    assert lowered_products(jopt.muon(0.02, ns_steps=5), params) == 6
 
 
 def test_matrices_and_transposes_run_as_one_batch_where_the_rule_commutes_with_transposition():
     params = matrices(5, 12, 8) | {f"wide_{i}": jax.ShapeDtypeStruct((8, 12), jnp.float32) for i in range(7)}
-    assert lowered_products(jopt.muon(0.02, ns_steps=5), params) == 15
-    assert lowered_products(jopt.normuon(0.02, ns_steps=5), params) == 30
+    assert lowered_products(jopt.muon(0.02, ns_steps=5), params) == 3
+    assert lowered_products(jopt.normuon(0.02, ns_steps=5), params) == 6
 
 
 def test_long_matrices_run_on_their_gram_matrix():

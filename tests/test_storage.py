@@ -53,7 +53,7 @@ def test_a_format_keeps_shape_and_precision(name, shape):
     y = np.asarray(decoded(store_as(jnp.asarray(x), format)))
     assert y.shape == x.shape
     steps = 0.51 * (1 + format.random)
-    if format.top is None:
+    if not format.top:
         bound = np.abs(x) * 2.0**-8 * 1.02 * (1 + format.random)
     elif name.startswith("float8"):
         digits = int(jnp.finfo(format.dtype).nmant)
@@ -81,7 +81,7 @@ def test_random_rounding_is_right_in_the_mean_and_repeats_itself(name):
     x = jnp.linspace(0.05, 1.0, 199)
     draws = [Stored.of(x, FORMATS[name], Chance(np.uint32(seed))).decode() for seed in range(400)]
     spread = np.std(draws, axis=0) / np.sqrt(len(draws))
-    assert np.all(np.abs(np.mean(draws, axis=0) - x) <= 5 * spread + 2e-4 * np.asarray(x))
+    assert np.all(np.abs(np.mean(draws, axis=0) - x) <= 5 * spread + 1e-3 * np.asarray(x))
     again = Stored.of(x, FORMATS[name], Chance(np.uint32(7))).decode()
     np.testing.assert_array_equal(again, draws[7])
     assert np.mean(np.asarray(draws[0]) != np.asarray(draws[1])) > 0.2

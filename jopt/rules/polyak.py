@@ -93,7 +93,7 @@ def _model_rate(own, model, square, *, alpha, share, decay, lower_bound, adapt):
 
     Args:
         own: for the bound kept so far.
-        model: (f̄ − γ̄, ⟨m, x⟩), of which the model's value at x is made.
+        model: f̄, γ̄ and ⟨m, x⟩ − γ̄, of which the model's value at x is made.
         square: ‖m‖² in the norm of the step.
         alpha: the largest step size.
         share: how much of the averages is filled, 1 − βᵗ; 1 where they are not corrected.
@@ -101,17 +101,23 @@ def _model_rate(own, model, square, *, alpha, share, decay, lower_bound, adapt):
         lower_bound: the bound that was given.
         adapt: whether to estimate the bound.
     """
-    gap, along = model
+    f, inner, ahead = model
+    height = decay * f + ahead - (decay - 1) * inner
     if adapt:
-        held, height = own.scalars["lower_bound"], decay * gap + along
+        held = own.scalars["lower_bound"]
         low = jnp.where(height < decay * share * held, jnp.maximum(height / (2 * share * decay), lower_bound), held)
     else:
         low = lower_bound
-    above = jnp.maximum(decay * (gap - share * low) + along, 0)
+    above = jnp.maximum(height - decay * share * low, 0)
     rate = jnp.minimum(alpha / share, _unless_nothing(square, _ratio(above, square)))
     if adapt:
-        low = jnp.maximum((gap + along - rate * square / 2) / share, lower_bound)
+        low = jnp.maximum((f + ahead - rate * square / 2) / share, lower_bound)
     return rate, low
+
+
+def _ahead(own, x, beta):
+    """⟨m, x⟩ − γ̄ of the averages to be: this step's ⟨g, x⟩ is in both and never added, nor rounded."""
+    return beta * (linalg.vdot(own.slots["mu"], x) - own.scalars["inner"])
 
 
 def momo_init(params, *, lower_bound):
@@ -135,7 +141,7 @@ def momo_update(grads, own, params, *, count, value, learning_rate, beta, lower_
     m, decay = slots["mu"], 1 + learning_rate * weight_decay
     rate, low = _model_rate(
         own,
-        (f - inner, linalg.vdot(m, x)),
+        (f, inner, _ahead(own, x, beta)),
         linalg.vdot(m, m),
         alpha=learning_rate,
         share=1,
@@ -213,7 +219,7 @@ def momo_adam_update(
     m, decay = slots["mu"], 1 + learning_rate * weight_decay
     rate, low = _model_rate(
         own,
-        (f - inner, linalg.vdot(m, x)),
+        (f, inner, _ahead(own, x, b1)),
         linalg.vdot(m, scaled),
         alpha=learning_rate,
         share=1 - b1**t,

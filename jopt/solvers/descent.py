@@ -56,7 +56,9 @@ def turn(kind: Kind, value_and_grad: Callable[..., Any], run: Descent, tol: Any,
     slope = jnp.sum(g * run.d)
     accepted, failed, search = line.judge(run.search, value, slope)
     accepted, failed = accepted & running, failed & running
-    stalled = failed & run.fresh
+    # No Wolfe step in twenty trials: a kink, or rounding. If so even for the steepest descent, it is the end.
+    settled = accepted & run.search.settles
+    stalled = (failed | settled) & run.fresh
 
     # By how much the slope has changed is yᵀs, but for the factor of the step.
     step, before = run.search.step, run.search.start.slope
@@ -65,7 +67,7 @@ def turn(kind: Kind, value_and_grad: Callable[..., Any], run: Descent, tol: Any,
     model, hg = kind.update(run.model, move)
     turned = accepted & ~(jnp.sum(hg * g) > 0)  # no descent: only rounding can bring this about
     x, value, g = (jnp.where(accepted, a, b) for a, b in ((tried, run.x), (value, run.value), (g, run.g)))
-    restart, scale = failed | turned, _first_scale(g)
+    restart, scale = failed | settled | turned, _first_scale(g)
     fresh = restart | (run.fresh & ~move.valid)
     model = jax.tree.map(lambda a, b: jnp.where(restart, a, b), kind.restart(model, scale), model)
     d = jnp.where(restart, -scale * g, jnp.where(accepted, -hg, run.d))

@@ -70,7 +70,7 @@ def minimize(
     """
     options = _options(method, memory_size, starts)
     flat, layout = _leaves(x0, starts)
-    real = jnp.result_type(*flat.values())
+    real = _widest(flat)
     tol = jnp.sqrt(jnp.finfo(real).eps) if tol is None else raw(number(tol, "minimize", "tol", "[0, inf)"))
     limit = raw(integer(max_steps, "minimize", "max_steps", at_least=1))
     operands = (flat, tuple(args), jnp.asarray(tol, real), jnp.asarray(limit, jnp.int32))
@@ -129,6 +129,11 @@ def _leaves(x0: Any, starts: bool) -> tuple[Flat, Layout]:
     return arrays, layout
 
 
+def _widest(flat: Flat) -> Any:
+    """float64 if a leaf has it, else float32: the dtype of all arithmetic."""
+    return max((dtypes.compute_dtype(x.dtype) for x in flat.values()), key=lambda dtype: dtype.itemsize)
+
+
 def _with_a_good_start(result: Minimum, fn: Any) -> Minimum:
     if np.all(np.asarray(result.status) == BAD_START):
         raise ValueError(
@@ -144,8 +149,7 @@ def _with_a_good_start(result: Minimum, fn: Any) -> Minimum:
 def _solve(fn: Any, options: _Options, layout: Layout, flat: Flat, args: Any, tol: Any, max_steps: Any) -> Minimum:
     shapes = {path: x.shape[options.starts :] for path, x in flat.items()}
     kinds = {path: x.dtype for path, x in flat.items()}
-    dtype = dtypes.compute_dtype(jnp.result_type(*kinds.values()))
-    tol = tol.astype(dtype)
+    dtype = _widest(flat)
 
     def join(flat):
         return jnp.concatenate([jnp.ravel(x).astype(dtype) for x in flat.values()])

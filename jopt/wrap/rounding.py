@@ -68,7 +68,7 @@ def compensate(correction: str = "int8") -> Transform:
         correction: "int8" keeps c in 127ths of the largest error of rounding (1 byte, rounded at random
             by path and step); "bfloat16" keeps c as it is (2 bytes; Kahan's sum).
 
-    Reference: [zamirai2020revisiting], Algorithm 1.
+    Reference: [zamirai2020revisiting].
     """
     if correction not in CORRECTIONS:
         raise ValueError(

@@ -15,7 +15,7 @@ def stored(tx, *formats, **options):
 OPTIMIZERS = {
     "adamw_8bit": rated(jopt.adamw_8bit, zero_gradient=False, **BLOCKS),
     "adamw_bf16": rated(jopt.adamw_bf16, zero_gradient=False, lands=True, **BLOCKS),
-    "lion_8bit": rated(jopt.lion_8bit, zero_gradient=False, **BLOCKS),
+    "lion_8bit": rated(jopt.lion_8bit, zero_gradient=False),  # its sign hides which elements share a scale
 }
 
 WRAPPERS = {
@@ -25,6 +25,11 @@ WRAPPERS = {
     "store": Entry(lambda: stored(jopt.adam(RATE), "int8", "int8", where="**/kernel"), reads_paths=True, **BLOCKS),
     "store_bfloat16": Entry(lambda: stored(jopt.adam(RATE), "bfloat16", "bfloat16")),
     "store_float8": Entry(lambda: stored(jopt.adam(RATE), "float8_e4m3", "float8_e5m2"), **BLOCKS),
-    "store_inside": Entry(lambda: stored(jopt.accumulate(jopt.adam(RATE), every=2), "int8", "uint8"), **BLOCKS),
+    "store_inside": Entry(lambda: stored(jopt.accumulate(jopt.adam(RATE), every=2), "int8", "uint8")),
     "store_matrices": Entry(lambda: stored(jopt.scale_by_muon(), "int8"), matrices_only=True, complex=None, **BLOCKS),
 }
+
+# A code is a rounded number: arithmetic that is rounded in another way takes another code, and no transcription stays
+# close. Instead each format is held against the bounds of its precision.
+BOUNDS = "its formats against their bounds, and adamw_8bit against adamw, in test_storage.py"
+RANDOM = dict.fromkeys(OPTIMIZERS, BOUNDS)
