@@ -1,15 +1,16 @@
 """DeepOBS's noisy quadratic of 100 dimensions, whose optimum is known: how many epochs each optimizer needs.
 
 f(θ) = mean over data of ½ (θ − x)ᵀ Q (θ − x), the TensorFlow variant: 90 eigenvalues from U(0, 1), 10 from
-U(30, 60), start at θ = 1, 1000 points from N(0, 0.6²), batches of 128 (7 an epoch, the rest dropped).
+U(30, 60), start at θ = 1, 1000 points from N(0, 0.6²), batches of 128 (7 an epoch, the rest dropped), shuffled once.
 Everything is pure and runs under `vmap` over seeds and rates.
 
     python -m benchmarks.quadratic [--out FILE]
 """
 
+import argparse
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jopt
+from benchmarks.measure import environment, table
 
 DIMENSIONS, POINTS, BATCH, STEPS_PER_EPOCH = 100, 1000, 128, 7
 TARGET = 87.7032  # DeepOBS's convergence performance
@@ -96,25 +98,27 @@ def run(tx: jopt.Transform, seed: Any, epochs: int = 100) -> jax.Array:
 
     Args:
         tx: the optimizer, over one vector.
-        seed: of the shuffles, an integer that may be traced.
+        seed: of the shuffle, an integer that may be traced.
         epochs: how many.
     """
     q, train = jnp.asarray(problem().q, jnp.float32), jnp.asarray(problem().train)
-    key = jax.random.key(seed)
 
     def step(carry, points):
         theta, state = carry
         grads = jax.grad(loss)(theta, points, q)
         return jopt.apply_gradients(tx, grads, state, theta), None
 
-    def epoch(carry, index):
-        order = jax.random.permutation(jax.random.fold_in(key, index), POINTS)
-        batches = train[order[: STEPS_PER_EPOCH * BATCH]].reshape(STEPS_PER_EPOCH, BATCH, DIMENSIONS)
+    # Shuffled once: every epoch has the same batches, as the published runs had. With a new order in each epoch
+    # momentum ends at 88.65 in the mean, with one for all at 87.06; published is 87.045.
+    order = jax.random.permutation(jax.random.key(seed), POINTS)[: STEPS_PER_EPOCH * BATCH]
+    batches = train[order].reshape(STEPS_PER_EPOCH, BATCH, DIMENSIONS)
+
+    def epoch(carry, _):
         carry, _ = jax.lax.scan(step, carry, batches)
         return carry, test_loss(carry[0])
 
     start = jnp.ones(DIMENSIONS)
-    _, losses = jax.lax.scan(epoch, (start, tx.init(start)), jnp.arange(epochs))
+    _, losses = jax.lax.scan(epoch, (start, tx.init(start)), length=epochs)
     return jnp.concatenate([test_loss(start)[None], losses])
 
 
@@ -135,11 +139,10 @@ def runs(make: Callable[..., jopt.Transform], *numbers: Any, seeds: int = 10, ep
     return np.asarray(together(jnp.arange(seeds), *map(jnp.float32, numbers)))
 
 
-def newton_like(learning_rate: Any, eps: Any, b1: float = 0.9, b2: float = 1.0) -> jopt.Transform:
+def newton_like(learning_rate: Any, eps: Any, b2: float = 1.0) -> jopt.Transform:
     """Full-matrix Adagrad with momentum: one-sided Shampoo of the vector; `eps` is the knob beside the rate."""
     return jopt.shampoo(
         learning_rate,
-        b1=b1,
         b2=b2,
         eps=eps,
         grafting="none",
@@ -149,15 +152,15 @@ def newton_like(learning_rate: Any, eps: Any, b1: float = 0.9, b2: float = 1.0) 
     )
 
 
-def newton_like_averaged(learning_rate: Any, eps: Any) -> jopt.Transform:
-    """The same with decaying second moments and a shorter momentum: two numbers more were chosen."""
-    return newton_like(learning_rate, eps, b1=0.5, b2=0.99)
+def newton_like_decaying(learning_rate: Any, eps: Any) -> jopt.Transform:
+    """The same, with decaying second moments."""
+    return newton_like(learning_rate, eps, b2=0.95)
 
 
 # name, factory, numbers, epochs to run
 CHAINS: Sequence[tuple[str, Callable[..., jopt.Transform], tuple[float, ...], int]] = (
     ("shampoo one-sided, rate 1, eps 3e-4", newton_like, (1.0, 3e-4), 30),
-    ("the same, b1 0.5, b2 0.99, rate 0.5, eps 1e-3", newton_like_averaged, (0.5, 1e-3), 30),
+    ("the same, b2 0.95, rate 0.3, eps 1e-3", newton_like_decaying, (0.3, 1e-3), 30),
     ("adam, rate 0.0398", jopt.adam, (0.0398,), 100),
     ("gd, rate 0.0158", jopt.sgd, (0.0158,), 100),
     ("momentum 0.99, rate 0.00251", jopt.momentum, (0.00251, 0.99), 100),

@@ -1,5 +1,7 @@
 """SOAP, Shampoo and PSGD beyond their transcriptions: turns, vectors, blocks, and what the factors learn."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ def test_dear_work_is_spread_evenly_over_the_updates(tx, slot):
     rows = slots_over_time(tx, draws(MATRICES, 1 + 3 * EVERY))
     changed = [
         [not np.array_equal(now[slot][n], before[slot][n]) for n in MATRICES]
-        for before, now in zip(rows, rows[1:], strict=False)
+        for before, now in itertools.pairwise(rows)
     ]
     for start in range(len(changed) - EVERY + 1):
         np.testing.assert_array_equal(np.sum(changed[start : start + EVERY], axis=0), 1)
@@ -56,7 +58,7 @@ def test_kron_learns_as_often_as_its_probability_says():
     rows = slots_over_time(tx, draws({f"w{i}": (2, 2) for i in range(20)}, 41))
     changed = [
         not np.array_equal(now["left"][n], before["left"][n])
-        for before, now in zip(rows, rows[1:], strict=False)
+        for before, now in itertools.pairwise(rows)
         for n in now["left"]
     ]
     assert abs(np.mean(changed) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(changed))

@@ -51,7 +51,7 @@ def solved_transposed(q, x):
 
 
 def lower_bound(a):
-    """A lower bound of the spectral norm of a symmetric matrix, within a small factor: one step from its largest row."""
+    """A lower bound of the spectral norm of a symmetric matrix, and near it: one step from its largest row."""
     top = jnp.max(jnp.abs(a), initial=0.0)
     a = a / jnp.where(top > 0, top, 1.0)
     x = a[jnp.argmax(jnp.sum(a * a, axis=1))] @ a

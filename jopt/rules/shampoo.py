@@ -21,19 +21,19 @@ def blocks_of(shape, most):
 
 def cut(x, most):
     """A matrix as its blocks, (number, rows, columns)."""
-    (k, l), (m, n) = blocks_of(x.shape, most)
-    if (k, l) == (1, 1):
+    (down, across), (m, n) = blocks_of(x.shape, most)
+    if (down, across) == (1, 1):
         return x[None]
-    x = jnp.pad(x, ((0, k * m - x.shape[0]), (0, l * n - x.shape[1])))
-    return x.reshape(k, m, l, n).swapaxes(1, 2).reshape(k * l, m, n)
+    x = jnp.pad(x, ((0, down * m - x.shape[0]), (0, across * n - x.shape[1])))
+    return x.reshape(down, m, across, n).swapaxes(1, 2).reshape(down * across, m, n)
 
 
 def joined(blocks, shape, most):
     """The matrix of these blocks."""
-    (k, l), (m, n) = blocks_of(shape, most)
-    if (k, l) == (1, 1):
+    (down, across), (m, n) = blocks_of(shape, most)
+    if (down, across) == (1, 1):
         return blocks[0]
-    return blocks.reshape(k, l, m, n).swapaxes(1, 2).reshape(k * m, l * n)[: shape[0], : shape[1]]
+    return blocks.reshape(down, across, m, n).swapaxes(1, 2).reshape(down * m, across * n)[: shape[0], : shape[1]]
 
 
 def sides_of(shape, most, one_sided):
@@ -45,10 +45,10 @@ def sides_of(shape, most, one_sided):
 
 
 def shampoo_slots(p, *, grafting, one_sided, max_preconditioner_size):
-    (k, l), _ = blocks_of(p.shape, max_preconditioner_size)
+    (down, across), _ = blocks_of(p.shape, max_preconditioner_size)
     slots = {"mu": jnp.zeros_like(p)} | ({"nu": jnp.zeros_like(p)} if grafting not in ("none", "sgd") else {})
     for side, n in sides_of(p.shape, max_preconditioner_size, one_sided).items():
-        slots |= {side: factors.zeros(p, k * l, n, n), f"{side}_root": factors.zeros(p, k * l, n, n)}
+        slots |= {side: factors.zeros(p, down * across, n, n), f"{side}_root": factors.zeros(p, down * across, n, n)}
     return slots
 
 
