@@ -26,7 +26,8 @@ scale_by_adadelta scale_by_adam scale_by_adamax scale_by_amsgrad scale_by_ema sc
 scale_by_muon scale_by_nadam scale_by_rms scale_by_root_sum scale_by_rss scale_by_schedule scale_by_shape
 scale_by_sign scale_by_stddev scale_by_trust_ratio scale_by_uncorrected_adam set_hyperparams set_to_zero sgd sign_sgd
 signum skip_nonfinite soft_threshold sweep_axes trace whole zero_nans
-Minimum lbfgs minimize scale_by_backtracking_linesearch scale_by_lbfgs scale_by_zoom_linesearch value_and_grad_from_state
+Minimum lbfgs minimize scale_by_backtracking_linesearch scale_by_lbfgs scale_by_zoom_linesearch
+value_and_grad_from_state
 """
 
 NAMES = sorted(

@@ -280,7 +280,11 @@ def zoom_update(
         failed = ((tried.astype(rate.dtype) >= max_linesearch_steps) | narrow) & ~done
         return Zoom(at, grad, low, high, reference, safe, safe_grad, found, done, failed, decrease, curvature, tried)
 
-    here, no, inf = Point(jnp.zeros_like(rate), line.value, line.slope), jnp.zeros((), bool), jnp.full_like(rate, jnp.inf)
+    here, no, inf = (
+        Point(jnp.zeros_like(rate), line.value, line.slope),
+        jnp.zeros((), bool),
+        jnp.full_like(rate, jnp.inf),
+    )
     count = jnp.zeros((), jnp.int32)
     begun = Zoom(here, line.grad, here, here, here, here, line.grad, no, no, no, inf, inf, count)
     z = jax.lax.while_loop(lambda z: ~(z.done | z.failed), turn, begun)
@@ -435,7 +439,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
 
 def _stored(state: Any) -> tuple[Any, Flat]:
     """Value and gradient of the one line search in a state."""
-    searches = {
+    searches: dict[str, tuple[Any, Any]] = {
         scope + part: (numbers["value"], s.slots.get(part, {}).get("grad"))
         for scope, s in states(state)
         for part, numbers in s.scalars.items()

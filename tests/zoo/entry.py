@@ -37,7 +37,10 @@ class Entry:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         make, value, rated = own.pop("make"), own.pop("value"), own.pop("rated")
         own["namespace"] = dict(own["namespace"])
-        return own | {"factory": make if rated else None, "extra": dict(own.pop("extra")) | ({"value": 1.0} if value else {})}
+        return own | {
+            "factory": make if rated else None,
+            "extra": dict(own.pop("extra")) | ({"value": 1.0} if value else {}),
+        }
 
     def subject(self) -> Subject:
         """The transform under test."""
