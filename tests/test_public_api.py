@@ -67,6 +67,8 @@ sophia
 mechanize
 adamw_8bit adamw_bf16 compensate lion_8bit round_stochastically store
 normuon orthogonality_error qk_clip rms_lmo scale_by_normuon scion sign_lmo spectral_lmo
+Minimum lbfgs minimize scale_by_backtracking_linesearch scale_by_lbfgs scale_by_zoom_linesearch
+value_and_grad_from_state
 """
 
 NAMES = sorted(
