@@ -24,7 +24,7 @@ _POLAR_EXPRESS = (
 )
 _SAFETY = 1.02
 
-COEFFICIENTS: dict[str, tuple[Triple, ...] | Triple] = {
+COEFFICIENTS: dict[str, Any] = {
     "standard": MUON_COEFFICIENTS,
     "jordan": MUON_COEFFICIENTS,
     "dion": (
@@ -131,7 +131,8 @@ def _iterate(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, .
 
 def _iterate_gram(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, ...], blocked: bool) -> jax.Array:
     """The same steps as one product QX, where Q = p₁(A)p₂(A)... and A ← p(A)A p(A) commute."""
-    q, restarts, eye = None, _restarts(coefficients), jnp.eye(len(x), dtype=x.dtype)
+    q: Any = None
+    restarts, eye = _restarts(coefficients), jnp.eye(len(x), dtype=x.dtype)
     for i, (a, b, c) in enumerate(_numbers(coefficients, x)):
         if i in restarts:
             x, q, gram = matmul(q, x), None, None
@@ -180,7 +181,8 @@ def orthogonality_error(x: jax.Array) -> jax.Array:
     """
     wide = jnp.swapaxes(x, -1, -2).conj() if x.shape[-2] > x.shape[-1] else x
     m = wide.shape[-2]
-    difference = wide @ jnp.swapaxes(wide, -1, -2).conj() - jnp.eye(m, dtype=x.dtype)
+    gram = wide @ jnp.swapaxes(wide, -1, -2).conj()
+    difference = gram - jnp.broadcast_to(jnp.eye(m, dtype=x.dtype), gram.shape)
     squares = jnp.sum(jnp.square(jnp.abs(difference)), axis=(-2, -1))
     return jnp.sqrt(squares / max(m, 1))
 

@@ -22,7 +22,7 @@ OPTIMIZERS = {
 
 RULES = {
     "qk_clip": Entry(
-        lambda: jopt.qk_clip(100.0, 0.3, query="dense/kernel", key="out/*"),
+        lambda: jopt.qk_clip(100.0, 0.3, queries="dense/kernel", keys="out/*"),
         complex=None,
         zero_gradient=False,
         reads_paths=True,
