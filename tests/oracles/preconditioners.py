@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oracles.classic import adamw
+from oracles import classic
 
 # SOAP --------------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ def soap(
     precondition_frequency=10, max_precond_dim=10000,
 ):  # fmt: skip
     if np.ndim(g) != 2:
-        return adamw(g, p, s, t, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        return classic.adamw(g, p, s, t, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     u = scale_by_soap(g, p, s, t, b1, b2, shampoo_beta, eps, precondition_frequency, max_precond_dim)
     return -learning_rate * (u + weight_decay * p)
 
@@ -94,7 +94,7 @@ def scale_by_kl_soap(g, p, s, t, kl_eps=1e-4, **numbers):
 
 def kl_soap(g, p, s, t, learning_rate, weight_decay=0.01, b1=0.95, b2=0.95, eps=1e-8, **numbers):
     if np.ndim(g) != 2:
-        return adamw(g, p, s, t, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        return classic.adamw(g, p, s, t, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     u = scale_by_kl_soap(g, p, s, t, b1=b1, b2=b2, eps=eps, **numbers)
     return -learning_rate * (u + weight_decay * p)
 
@@ -163,7 +163,7 @@ def shampoo(
     axes=None, **numbers,
 ):  # fmt: skip
     if np.ndim(g) != 2 and axes is None:
-        return adamw(g, p, s, t, learning_rate, b1=b1, b2=graft_b2, eps=graft_eps, weight_decay=weight_decay)
+        return classic.adamw(g, p, s, t, learning_rate, b1=b1, b2=graft_b2, eps=graft_eps, weight_decay=weight_decay)
     n = scale_by_shampoo(g, p, s, t, b1=b1, graft_b2=graft_b2, graft_eps=graft_eps, **numbers)
     s["b"] = momentum * s.get("b", 0.0) + n
     return -learning_rate * ((momentum * s["b"] + n if nesterov else s["b"]) + weight_decay * p)
