@@ -263,6 +263,7 @@ class IsMatrix(Where):
         return f"matrices({self.axes!r})"
 
 
-def matrices(axes: AnyAxes | None) -> Where:
+def matrices(axes: Any) -> Where:
     """The leaves that are matrices: those with declared axes, or of two axes where none are declared."""
-    return ndim(2) if axes is None else IsMatrix(axes)
+    declared = matrix_axes("matrices", axes)
+    return ndim(2) if declared is None else IsMatrix(declared)
