@@ -16,7 +16,7 @@ import jopt
 from benchmarks.measure import environment, table
 
 HERE = pathlib.Path(__file__).parent
-WIDTHS = ((256, 128),) * 20  # two for each of ten updates
+WIDTHS = ((128, 64),) * 20  # two for each of ten updates
 
 OPTIMIZERS = {
     "adamw": jopt.adamw(1e-3),

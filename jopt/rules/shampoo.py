@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jopt import linalg
 from jopt.axes import matrix_axes
+from jopt.kernel import one_by_one
 from jopt.rules import factors
 from jopt.scalars import DECAY, FRACTION, NONNEGATIVE, POSITIVE, ScalarOrSchedule
 from jopt.transform import Transform, rule
@@ -34,6 +36,23 @@ def joined(blocks, shape, most):
     if (down, across) == (1, 1):
         return blocks[0]
     return blocks.reshape(down, across, m, n).swapaxes(1, 2).reshape(down * m, across * n)[: shape[0], : shape[1]]
+
+
+def by_block(function, *blocks):
+    """A function of matrices on each block."""
+    if len(blocks[0]) == 1:
+        return function(*(x[0] for x in blocks))[None]
+    return jax.lax.platform_dependent(*blocks, cpu=one_by_one(function), default=jax.vmap(function))
+
+
+def gram_of_rows(x):
+    """XXᵀ."""
+    return x @ x.T
+
+
+def gram_of_columns(x):
+    """XᵀX."""
+    return x.T @ x
 
 
 def sides_of(shape, most, one_sided):
@@ -75,13 +94,14 @@ def shampoo_step(
         v = keep * factors.entire(s["nu"]) + add * h * h
         new["nu"] = factors.placed_like(v, s["nu"])
         grafted = grafted / (jnp.sqrt(v / c) + graft_eps)
-    x = cut(h, most)
-    for side, square in (("left", lambda: x @ x.swapaxes(1, 2)), ("right", lambda: x.swapaxes(1, 2) @ x)):
+    # The weight is in the product, so that a sum of two products cannot be rounded in two ways.
+    x = cut(h * jnp.sqrt(w2), most)
+    for side, square in (("left", gram_of_rows), ("right", gram_of_columns)):
         if side in s:
-            new[side] = b2 * s[side] + w2 * square()
+            new[side] = b2 * s[side] + by_block(square, x)
     n = cut(m / c1, most)
-    n = s["left_root"] @ n if "left" in s else n
-    n = joined(n @ s["right_root"] if "right" in s else n, g.shape, most)
+    n = by_block(jnp.matmul, s["left_root"], n) if "left" in s else n
+    n = joined(by_block(jnp.matmul, n, s["right_root"]) if "right" in s else n, g.shape, most)
     if grafting != "none":
         size = linalg.norm(n)
         n = n * (linalg.norm(grafted) / jnp.where(size > 0, size, 1.0))
