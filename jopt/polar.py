@@ -1,5 +1,6 @@
 """The orthogonal polar factor of a matrix, approximately: Newton-Schulz iterations and their coefficients."""
 
+import functools
 from typing import Any
 
 import jax
@@ -59,6 +60,8 @@ def triples(coefficients: Any, steps: int) -> tuple[Triple, ...]:
     return found[:steps] if isinstance(found[0], tuple) else (found,) * steps
 
 
+# Compiled also where it is called op by op: there jaxlib 0.7.2 at times multiplies arrays that it has freed already.
+@functools.partial(jax.jit, static_argnames=("coefficients", "preconditioning", "accelerator"))
 def newton_schulz(
     x: jax.Array,
     coefficients: tuple[Triple, ...],
