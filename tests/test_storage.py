@@ -76,6 +76,17 @@ def test_a_second_moment_that_is_not_zero_stays_so(name):
     assert jnp.all(tiny[1:] > 0)
 
 
+@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.top])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_spoils_no_neighbour(name, bad):
+    x = jnp.linspace(0.1, 1.0, 600)
+    chance = Chance(np.uint32(1))
+    y = Stored.of(x.at[7].set(bad), FORMATS[name], chance).decode()
+    assert not jnp.isfinite(y[7])
+    rest = np.delete(np.asarray(y), 7)
+    np.testing.assert_allclose(rest, np.delete(np.asarray(Stored.of(x, FORMATS[name], chance).decode()), 7), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.random])
 def test_random_rounding_is_right_in_the_mean_and_repeats_itself(name):
     x = jnp.linspace(0.05, 1.0, 199)
