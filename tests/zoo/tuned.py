@@ -16,10 +16,14 @@ def floats(params):
     return [x for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
+def summed(terms):
+    """Their sum, whatever the leaves' dtypes."""
+    return sum((term.astype(jnp.result_type(float)) for term in terms), start=jnp.zeros(()))
+
+
 def bowl(params):
     """A loss whose Hessian is diagonal: Hutchinson's estimate of it is exact, and so the same under any seed."""
-    leaves = floats(params)
-    return sum((jnp.sum(jnp.square(x)) for x in leaves), start=jnp.zeros(()))
+    return summed(jnp.sum(jnp.square(x)) for x in floats(params))
 
 
 def ravine(params):
@@ -29,8 +33,7 @@ def ravine(params):
         places = (jax.lax.broadcasted_iota(x.dtype, x.shape, axis) for axis in range(x.ndim))
         return sum((place * 3**axis for axis, place in enumerate(places)), start=jnp.ones_like(x)) / 64
 
-    leaves = floats(params)
-    return sum((jnp.square(jnp.sum(weights(x) * x)) for x in leaves), start=jnp.zeros(()))
+    return summed(jnp.square(jnp.sum(weights(x) * x)) for x in floats(params))
 
 
 def drawn(params, key):
@@ -38,7 +41,7 @@ def drawn(params, key):
     leaves = floats(params)
     keys = jax.random.split(key, max(len(leaves), 1))
     noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=False)]
-    return sum((jnp.sum(n * x) for n, x in zip(noise, leaves, strict=True)), start=jnp.zeros(()))
+    return summed(jnp.sum(n * x) for n, x in zip(noise, leaves, strict=True))
 
 
 # ⟨m, x⟩ − γ̄, a small difference of two sums over the whole tree, keeps that many roundings fewer.
