@@ -133,7 +133,7 @@ def orthogonality(quick: bool) -> list[dict[str, Any]]:
         error = float(jopt.orthogonality_error(u["matrix_0"]))
         runs = {"jopt": Stepper(ours, shapes), "optax": Stepper(jopt.scale_by_muon(), shapes)}
         named = ", ".join(map(str, options.values())) or "standard"
-        row = compare("orthogonality", named, interleaved(runs, 3 if quick else 15), error=error)
+        row = compare("orthogonality", named, interleaved(runs, 3 if quick else 9), error=error)
         rows.append(row)
     return rows
 

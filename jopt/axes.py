@@ -104,13 +104,13 @@ class Axes:
 
     def views(self, leaves: Leaves, layout: Layout) -> dict[str, View]:
         """The views of those leaves that are matrices."""
-        found = {}
+        found: dict[str, View] = {}
         for where, rows, columns in self.cases:
             for name in sorted(where.choose(leaves, layout) - found.keys()):
                 leaf = leaves[name]
                 assert leaf is not None
                 found[name] = view(leaf, rows, columns)
-        plain = {name: MATRIX for name, leaf in leaves.items() if leaf is not None and leaf.ndim == 2}
+        plain: dict[str, View] = {name: MATRIX for name, leaf in leaves.items() if leaf is not None and leaf.ndim == 2}
         return plain | found
 
     def __repr__(self) -> str:
@@ -263,6 +263,7 @@ class IsMatrix(Where):
         return f"matrices({self.axes!r})"
 
 
-def matrices(axes: AnyAxes | None) -> Where:
+def matrices(axes: Any) -> Where:
     """The leaves that are matrices: those with declared axes, or of two axes where none are declared."""
-    return ndim(2) if axes is None else IsMatrix(axes)
+    declared = matrix_axes("matrices", axes)
+    return ndim(2) if declared is None else IsMatrix(declared)

@@ -52,8 +52,8 @@ def in_chunks(step: Step, rows: int, g: jax.Array, slots: Any, p: Any, out: jax.
 
     def some(size, carry):
         start, words = carry
-        values, slots = _take(words, kept, n, start, size)
-        g_part, p_part = _take(read_words, read, n, start, size)
+        values, slots = _take(words, kept, g.shape, start, size)
+        g_part, p_part = _take(read_words, read, g.shape, start, size)
         part = (
             g_part,
             slots,
@@ -67,7 +67,7 @@ def in_chunks(step: Step, rows: int, g: jax.Array, slots: Any, p: Any, out: jax.
 
         # A branch that XLA cannot decide keeps it from fusing what is read here with what is written below: it would
         # read the whole array after a part was overwritten, and copy the array for that.
-        return start + size, _put(words, jax.lax.cond(start >= 0, step, nothing, *part), n, start)
+        return start + size, _put(words, jax.lax.cond(start >= 0, step, nothing, *part), g.shape, start)
 
     carry = jnp.zeros((), jnp.int32), jax.tree.map(to_words, kept)
     carry = jax.lax.fori_loop(0, n // rows, lambda i, carry: some(rows, carry), carry)
@@ -81,22 +81,22 @@ def _unit(shape: tuple[int, ...]) -> int:
     return length if axis == 0 else 1
 
 
-def _per(x: jax.Array, n: int, start: Any) -> tuple[Any, int]:
-    """Where in x the row `start` of n rows is, and how many rows one of x stands for."""
-    unit = 1 if x.shape[0] == n else -(-n // x.shape[0])
+def _first(x: jax.Array, shape: tuple[int, ...], start: Any) -> tuple[Any, int]:
+    """Where in x the row `start` of a leaf of this shape is, and how many rows one of x stands for."""
+    unit = 1 if x.shape[0] == shape[0] else _unit(shape)
     return start // unit, unit
 
 
-def _take(words: Any, like: Any, n: int, start: Any, size: int) -> Any:
+def _take(words: Any, like: Any, shape: tuple[int, ...], start: Any, size: int) -> Any:
     def take(x, y):
-        first, unit = _per(x, n, start)
+        first, unit = _first(x, shape, start)
         return from_words(jax.lax.dynamic_slice_in_dim(x, first, -(-size // unit), axis=0), y.dtype)
 
     return jax.tree.map(take, words, like)
 
 
-def _put(words: Any, values: Any, n: int, start: Any) -> Any:
+def _put(words: Any, values: Any, shape: tuple[int, ...], start: Any) -> Any:
     def put(x, value):
-        return jax.lax.dynamic_update_slice_in_dim(x, to_words(value), _per(x, n, start)[0], axis=0)
+        return jax.lax.dynamic_update_slice_in_dim(x, to_words(value), _first(x, shape, start)[0], axis=0)
 
     return jax.tree.map(put, words, values)

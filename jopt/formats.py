@@ -43,6 +43,11 @@ class Format:
         return self.top > 0 or self.random
 
     @property
+    def mark(self) -> int | None:
+        """The code of what is not finite, which has no part in the scale; floating formats have their own."""
+        return None if jnp.issubdtype(self.dtype, jnp.floating) else -128 if self.signed else 255
+
+    @property
     def signed(self) -> bool:
         """Whether it can hold negative numbers."""
         return jnp.dtype(self.dtype) != jnp.uint8
@@ -52,7 +57,7 @@ def _formats() -> dict[str, Format]:
     found = [Format("bfloat16", jnp.bfloat16), Format("bfloat16_sr", jnp.bfloat16, random=True)]
     for suffix, random in (("", False), ("_sr", True)):
         found.append(Format(f"int8{suffix}", jnp.int8, 2, 127.0, random))
-        found.append(Format(f"uint8{suffix}", jnp.uint8, 4, 255.0, random))
+        found.append(Format(f"uint8{suffix}", jnp.uint8, 4, 254.0, random))
     for name, dtype in (("float8_e4m3", jnp.float8_e4m3fn), ("float8_e5m2", jnp.float8_e5m2)):
         found.append(Format(name, dtype, 1, float(jnp.finfo(dtype).max)))
     return {format.name: format for format in found}
@@ -191,28 +196,31 @@ def cut(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _encode(x: jax.Array, format: Format, chance: Any) -> tuple[jax.Array, jax.Array]:
-    magnitude = jnp.abs(x) if format.signed else jnp.maximum(x, 0)
+    fine = jnp.isfinite(x)
+    magnitude = jnp.where(fine, jnp.abs(x) if format.signed else jnp.maximum(x, 0), 0)
     scale = _root(_largest(magnitude), format.power) / format.top
     spread = _spread(scale, x.shape)
     y = _root(magnitude, format.power) / jnp.where(spread > 0, spread, 1)
-    if jnp.issubdtype(format.dtype, jnp.floating):
+    if format.mark is None:
         # What is not zero stays away from it, or an update would be divided by zero.
         y = jnp.where(x == 0, y, jnp.clip(y, float(jnp.finfo(format.dtype).smallest_subnormal), format.top))
-        return (jnp.sign(x) * y).astype(format.dtype), scale
+        return jnp.where(fine, jnp.sign(x) * y, jnp.nan).astype(format.dtype), scale
     y = jnp.floor(y + uniform(x.shape, chance)) if format.random else jnp.round(y)
     if format.signed:
-        return (jnp.sign(x) * jnp.minimum(y, format.top)).astype(jnp.int8), scale
-    return jnp.where(x > 0, jnp.clip(y, 1, format.top), 0).astype(jnp.uint8), scale
+        codes = jnp.sign(x) * jnp.minimum(y, format.top)
+    else:
+        codes = jnp.where(x > 0, jnp.clip(y, 1, format.top), 0)
+    return jnp.where(fine, codes, format.mark).astype(format.dtype), scale
 
 
 def _decode(codes: jax.Array, scale: jax.Array, format: Format) -> jax.Array:
     y = codes * _spread(scale, codes.shape)
     if format.power == 2:
-        return y * jnp.abs(y)
+        y = y * jnp.abs(y)
     if format.power == 4:
         # The fourth power of the smallest code may underflow.
-        return jnp.where(y > 0, jnp.maximum(jnp.square(jnp.square(y)), float(jnp.finfo(jnp.float32).tiny)), 0)
-    return y
+        y = jnp.where(y > 0, jnp.maximum(jnp.square(jnp.square(y)), float(jnp.finfo(jnp.float32).tiny)), 0)
+    return y if format.mark is None else jnp.where(codes == format.mark, jnp.nan, y)
 
 
 def _root(x: jax.Array, power: int) -> jax.Array:

@@ -1,5 +1,6 @@
 """The orthogonal polar factor of a matrix, approximately: Newton-Schulz iterations and their coefficients."""
 
+import functools
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ _POLAR_EXPRESS = (
 )
 _SAFETY = 1.02
 
-COEFFICIENTS: dict[str, tuple[Triple, ...] | Triple] = {
+COEFFICIENTS: dict[str, Any] = {
     "standard": MUON_COEFFICIENTS,
     "jordan": MUON_COEFFICIENTS,
     "dion": (
@@ -59,6 +60,8 @@ def triples(coefficients: Any, steps: int) -> tuple[Triple, ...]:
     return found[:steps] if isinstance(found[0], tuple) else (found,) * steps
 
 
+# Compiled also where it is called op by op: there jaxlib 0.7.2 at times multiplies arrays that it has freed already.
+@functools.partial(jax.jit, static_argnames=("coefficients", "preconditioning", "accelerator"))
 def newton_schulz(
     x: jax.Array,
     coefficients: tuple[Triple, ...],
@@ -131,7 +134,8 @@ def _iterate(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, .
 
 def _iterate_gram(x: jax.Array, gram: jax.Array | None, coefficients: tuple[Triple, ...], blocked: bool) -> jax.Array:
     """The same steps as one product QX, where Q = p₁(A)p₂(A)... and A ← p(A)A p(A) commute."""
-    q, restarts, eye = None, _restarts(coefficients), jnp.eye(len(x), dtype=x.dtype)
+    q: Any = None
+    restarts, eye = _restarts(coefficients), jnp.eye(len(x), dtype=x.dtype)
     for i, (a, b, c) in enumerate(_numbers(coefficients, x)):
         if i in restarts:
             x, q, gram = matmul(q, x), None, None
@@ -180,7 +184,8 @@ def orthogonality_error(x: jax.Array) -> jax.Array:
     """
     wide = jnp.swapaxes(x, -1, -2).conj() if x.shape[-2] > x.shape[-1] else x
     m = wide.shape[-2]
-    difference = wide @ jnp.swapaxes(wide, -1, -2).conj() - jnp.eye(m, dtype=x.dtype)
+    gram = wide @ jnp.swapaxes(wide, -1, -2).conj()
+    difference = gram - jnp.broadcast_to(jnp.eye(m, dtype=x.dtype), gram.shape)
     squares = jnp.sum(jnp.square(jnp.abs(difference)), axis=(-2, -1))
     return jnp.sqrt(squares / max(m, 1))
 

@@ -24,7 +24,7 @@ def store(tx: Any, formats: Mapping[str, str], where: Any = None) -> Transform:
 
         bfloat16, bfloat16_sr       2 bytes an element
         int8, int8_sr               1.02 bytes, 127 steps of either sign, finer near zero (√)
-        uint8, uint8_sr             1.02 bytes, 255 steps, for what is never negative (fourth root)
+        uint8, uint8_sr             1.02 bytes, 254 steps, for what is never negative (fourth root)
         float8_e4m3, float8_e5m2    1.02 bytes
 
     Those of 8 bits share a float32 scale among up to 256 neighbours. ``_sr`` rounds at random, right
@@ -39,8 +39,8 @@ def store(tx: Any, formats: Mapping[str, str], where: Any = None) -> Transform:
             never negative.
         where: glob, regex or predicate of the parameters whose slots are stored so; None takes all.
 
-    A slot of integers or complex numbers stays as it is. An infinity or NaN in a slot of 8 bits spoils
-    its block: put `skip_nonfinite` around. `explain` prints the bytes.
+    A slot of integers or complex numbers stays as it is. What is not finite is NaN in
+    8 bits, and spoils no neighbour. `explain` prints the bytes.
 
     Differs: the paper has blocks of 2048 and another code of 8 bits, which it looks up in a table.
     Reference: [dettmers2022eightbit].

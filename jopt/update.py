@@ -175,8 +175,8 @@ class _Update:
             return
         declared = views(part, self.tree)
         if part.of.axes is not None or part.of.reads == "matrix":
-            leaves = ((path, self.tree.leaves[path]) for path in paths)
-            self.views[index] = {path: view_of(part, path, leaf, declared) for path, leaf in leaves}
+            found = {path: view_of(part, path, self.tree.leaves[path], declared) for path in paths}
+            self.views[index] = {path: view for path, view in found.items() if view is not None}
         if part.of.slots is None:
             return
         held = self.slots.get(part.name, {})

@@ -168,7 +168,7 @@ def test_matrices_and_transposes_run_as_one_batch_where_the_rule_commutes_with_t
 
 
 def test_long_matrices_run_on_their_gram_matrix():
-    """A product of both sides at the start, at the one restart and at the end: 4 of 18, the others of the short side."""
+    """Products with the long side at the start, at the one restart (two) and at the end: 4 of 18."""
     params = matrices(3, 40, 8)
     state = jax.eval_shape(jopt.muon(0.02).init, params)
     text = jax.jit(jopt.muon(0.02).update).lower(params, state, params).as_text()

@@ -169,8 +169,8 @@ def test_the_function_gets_the_extras_it_names():
     x, shift = jnp.zeros(3), jnp.asarray([1.0, 2.0, 3.0])
     value, grad = jax.value_and_grad(shifted)(x, shift)
     tx = jopt.lbfgs()
+    state = tx.init(x)
     for _ in range(3):
-        state = tx.init(x) if _ == 0 else state
         u, state = tx.update(grad, state, x, value=value, value_fn=shifted, shift=shift, unheard_of=1.0)
         x = x + u
         value, grad = jax.value_and_grad(shifted)(x, shift)
@@ -198,7 +198,7 @@ def walled(x):
 @pytest.mark.parametrize("search", ["scale_by_zoom_linesearch", "scale_by_backtracking_linesearch"])
 def test_a_wall_of_infinity_is_not_crossed(search):
     x, tx = jnp.zeros(1), getattr(jopt, search)(30)
-    u, state = tx.update(jnp.asarray([5.0]), tx.init(x), x, value=walled(x), value_fn=walled)
+    u, _ = tx.update(jnp.asarray([5.0]), tx.init(x), x, value=walled(x), value_fn=walled)
     assert 0 < u[0] < 1
     assert walled(x + u) < walled(x)
 
@@ -257,8 +257,8 @@ def test_errors_say_what_is_missing():
         tx.update(x, tx.init(x), value=1.0, value_fn=jnp.sum)
     with pytest.raises(ValueError, match="line searches"):
         jopt.value_and_grad_from_state(jnp.sum)(x, state=jopt.sgd(0.1).init(x))
+    stateless = jopt.scale_by_backtracking_linesearch(3)
     with pytest.raises(ValueError, match="store_grad"):
-        stateless = jopt.scale_by_backtracking_linesearch(3)
         jopt.value_and_grad_from_state(jnp.sum)(x, state=stateless.init(x))
     with pytest.raises(ValueError, match="'one' or 'keep'"):
         jopt.scale_by_zoom_linesearch(3, initial_guess_strategy="two")

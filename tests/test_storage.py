@@ -76,15 +76,27 @@ def test_a_second_moment_that_is_not_zero_stays_so(name):
     assert jnp.all(tiny[1:] > 0)
 
 
+@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.top])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_spoils_no_neighbour(name, bad):
+    x = jnp.linspace(0.1, 1.0, 600)
+    chance = Chance(np.uint32(1))
+    y = Stored.of(x.at[7].set(bad), FORMATS[name], chance).decode()
+    assert not jnp.isfinite(y[7])
+    rest = np.delete(np.asarray(y), 7)
+    np.testing.assert_allclose(rest, np.delete(np.asarray(Stored.of(x, FORMATS[name], chance).decode()), 7), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.random])
 def test_random_rounding_is_right_in_the_mean_and_repeats_itself(name):
     x = jnp.linspace(0.05, 1.0, 199)
-    draws = [Stored.of(x, FORMATS[name], Chance(np.uint32(seed))).decode() for seed in range(400)]
+    draw = jax.jit(jax.vmap(lambda seed: Stored.of(x, FORMATS[name], Chance(seed)).decode()))
+    draws = np.asarray(draw(jnp.arange(400, dtype=jnp.uint32)))
     spread = np.std(draws, axis=0) / np.sqrt(len(draws))
     assert np.all(np.abs(np.mean(draws, axis=0) - x) <= 5 * spread + 1e-3 * np.asarray(x))
     again = Stored.of(x, FORMATS[name], Chance(np.uint32(7))).decode()
-    np.testing.assert_array_equal(again, draws[7])
-    assert np.mean(np.asarray(draws[0]) != np.asarray(draws[1])) > 0.2
+    np.testing.assert_allclose(again, draws[7], rtol=1e-6)
+    assert np.mean(draws[0] != draws[1]) > 0.2
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -146,8 +158,8 @@ def test_a_step_needs_no_float32_array_of_the_state(shape):
     assert temporary < 2 * np.prod(shape)
 
 
-@pytest.mark.parametrize("shape", [(700, 1000), (300_007,), (1021, 513), (2, 3, 70_001)])
-@pytest.mark.parametrize("format", ["int8", "int8_sr", "bfloat16_sr"])
+@pytest.mark.parametrize("shape", [(140, 200), (30_007,), (201, 113), (2, 3, 7001)])
+@pytest.mark.parametrize("format", ["int8_sr", pytest.param("bfloat16_sr", marks=pytest.mark.slow)])
 def test_chunks_change_nothing(monkeypatch, shape, format):
     tx = jopt.chain(jopt.clip(2.0), jopt.store(jopt.adamw(0.1), {"mu": format, "nu": format}), jopt.compensate())
 
@@ -160,7 +172,7 @@ def test_chunks_change_nothing(monkeypatch, shape, format):
 
     for dtype in (jnp.float32, jnp.bfloat16):
         jax.clear_caches()
-        monkeypatch.setattr(chunks, "CHUNK", 1 << 14)
+        monkeypatch.setattr(chunks, "CHUNK", 1 << 12)
         assert chunks.rows_at_a_time(jnp.zeros(shape), tx.init({"w": jnp.zeros(shape)}).slots) is not None
         chunked = train(dtype)
         tx.plan.kernels._built.clear()

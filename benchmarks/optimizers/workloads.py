@@ -168,17 +168,18 @@ def characters() -> Workload:
 def quadratic_deep() -> Workload:
     """DeepOBS' noisy quadratic in 100 dimensions, whose answer is known."""
     steps = 100 * quadratic.STEPS_PER_EPOCH
+    q, points = jnp.asarray(quadratic.problem().q, jnp.float32), jnp.asarray(quadratic.problem().train)
     return Workload(
         "quadratic_deep",
         "DeepOBS, quadratic in 100 dimensions",
-        init=lambda key: {"theta": jnp.ones(100)},
-        batches=lambda key: shuffled(key, 1000, 128, steps),
-        loss=lambda params, indices: quadratic.batch_loss(params["theta"], indices),
-        measure=lambda params: quadratic.loss(params["theta"]),
+        init=lambda key: {"theta": jnp.ones(quadratic.DIMENSIONS)},
+        batches=lambda key: shuffled(key, quadratic.POINTS, quadratic.BATCH, steps),
+        loss=lambda params, indices: quadratic.loss(params["theta"], points[indices], q),
+        measure=lambda params: quadratic.test_loss(params["theta"]),
         steps=steps,
         every=quadratic.STEPS_PER_EPOCH,
-        target=87.7032,
-        unit="training loss",
+        target=quadratic.TARGET,
+        unit="test loss",
     )
 
 

@@ -439,7 +439,7 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
 
 def _stored(state: Any) -> tuple[Any, Flat]:
     """Value and gradient of the one line search in a state."""
-    searches = {
+    searches: dict[str, tuple[Any, Any]] = {
         scope + part: (numbers["value"], s.slots.get(part, {}).get("grad"))
         for scope, s in states(state)
         for part, numbers in s.scalars.items()

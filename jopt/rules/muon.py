@@ -113,7 +113,7 @@ def newton_schulz_statics(call: str, ns_coeffs: Any, ns_steps: int, precondition
         if value not in known:
             names = ", ".join(repr(name) for name in known if name)
             raise ValueError(f"{call}: {what}={value!r} was given, one of {names} was expected. Choose one.")
-    rows = COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
+    rows: Any = COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
     nested = isinstance(rows[0], tuple | list)
     plain = tuple(tuple(map(float, row)) for row in (rows if nested else (rows,)))
     if (nested and len(plain) != ns_steps) or any(len(row) != 3 for row in plain):

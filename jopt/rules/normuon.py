@@ -14,7 +14,8 @@ from jopt.transform import Transform, rule
 
 
 def normuon_slots(p, *, mu_dtype):
-    return {"mu": jnp.zeros_like(p, dtype=mu_dtype), "nu": jnp.zeros_like(p, shape=p.shape[1:])}
+    # The zeros of a sum lie on a mesh as the sums of each step will.
+    return {"mu": jnp.zeros_like(p, dtype=mu_dtype), "nu": jnp.zeros_like(jnp.sum(p, axis=0))}
 
 
 def normuon_step(
@@ -22,7 +23,7 @@ def normuon_step(
 ):
     m = beta * s["mu"] + (1 - beta) * g
     o = newton_schulz(w_mu * m + w_g * g, triples(ns_coeffs, ns_steps), eps, preconditioning, accelerator)
-    v = b2 * s["nu"] + (1 - b2) * jnp.mean(o * o, axis=0)
+    v = b2 * s["nu"] + (1 - b2) * jnp.sum(o * o, axis=0) / max(len(o), 1)
     evened = o / (jnp.sqrt(v) + eps_root)[None, :]
     size = linalg.norm(evened)
     return evened * (linalg.norm(o) / jnp.where(size > 0, size, 1)), {"mu": m, "nu": v}

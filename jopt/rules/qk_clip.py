@@ -14,7 +14,7 @@ from jopt.scalars import FRACTION, POSITIVE, ScalarOrSchedule
 from jopt.transform import Transform, whole
 
 
-def qk_clip_update(updates, own, params, *, layout, max_logits, threshold, alpha, query, key, heads):
+def qk_clip_update(updates, own, params, *, layout, max_logits, threshold, alpha, queries, keys, heads):
     if params is None:
         raise TypeError(
             "update: qk_clip reads the parameters, and params=None was received; the parameters were expected. "
@@ -23,30 +23,30 @@ def qk_clip_update(updates, own, params, *, layout, max_logits, threshold, alpha
     logits, _ = flatten(max_logits)
     leaves = {path: Leaf(path, tuple(p.shape), p.dtype) for path, p in params.items()}
     found, new = set(), dict(updates)
-    for where, share in ((query, alpha), (key, 1 - alpha)):
+    for where, share in ((queries, alpha), (keys, 1 - alpha)):
         for path in sorted(where.choose(leaves, layout)):
             name = _measured(path, logits)
             found.add(name)
             p = dtypes.compute(params[path])
             factor = _factor(jnp.asarray(logits[name], p.dtype), threshold.astype(p.dtype), share.astype(p.dtype))
             new[path] = (p + updates[path]) * _along(factor, leaves[path], heads) - p
-    idle = sorted(logits.keys() - found)
+    idle = sorted(logits.keys() - found - {""})  # one number for all asks for nobody in particular
     if idle:
         raise ValueError(
-            f"update: qk_clip was given max_logits for {idle}, for which {query!r} and {key!r} choose no parameter; "
-            f"paths of modules with queries and keys were expected. Correct the paths, or query= and key=."
+            f"update: qk_clip was given max_logits for {idle}, for which {queries!r} and {keys!r} choose no parameter; "
+            f"paths of modules with queries and keys were expected. Correct the paths, or queries= and keys=."
         )
     return new, own
 
 
 def _measured(path: str, logits: Mapping[str, Any]) -> str:
     """The longest path of logits that the parameter lies under."""
-    keys = path.split("/")
-    name = next((n for i in range(len(keys), -1, -1) if (n := "/".join(keys[:i])) in logits), None)
+    parts = path.split("/")
+    name = next((n for i in range(len(parts), -1, -1) if (n := "/".join(parts[:i])) in logits), None)
     if name is None:
         raise ValueError(
             f"update: qk_clip was given max_logits for {sorted(logits)}, and nothing for {path!r}; the largest logits "
-            f"of every attention were expected. Add them, or narrow query= and key=."
+            f"of every attention were expected. Add them, or narrow queries= and keys=."
         )
     return name
 
@@ -77,8 +77,8 @@ def qk_clip(
     threshold: ScalarOrSchedule = 100.0,
     alpha: ScalarOrSchedule = 0.5,
     *,
-    query: Any = "**/query/*",
-    key: Any = "**/key/*",
+    queries: Any = "**/query/*",
+    keys: Any = "**/key/*",
     heads: int = -2,
 ) -> Transform:
     """Scale queries and keys of the attention heads whose largest logit exceeded a bound.
@@ -93,15 +93,15 @@ def qk_clip(
     Args:
         threshold: τ > 0.
         alpha: α in [0, 1], the share of the queries.
-        query, key: glob, regex or predicate of the kernels (and biases) of queries and of keys.
+        queries, keys: glob, regex or predicate of the kernels (and biases) of queries and of keys.
         heads: their axis of heads. Flax has (inputs, heads, size); -1 is that of (inputs, heads·size).
 
     MuonClip is ``chain(muon(rate, consistent_rms=0.2), qk_clip())``.
-    Reference: [kimi2025k2].
+    Reference: [kimiteam2025k2].
     """
     return whole(
         Whole("qk_clip", qk_clip_update, complex=False),
         hyper={"threshold": threshold, "alpha": alpha},
-        static={"query": choose(query), "key": choose(key), "heads": int(heads)},
+        static={"queries": choose(queries), "keys": choose(keys), "heads": int(heads)},
         domain={"threshold": POSITIVE, "alpha": FRACTION},
     )

@@ -131,7 +131,7 @@ def _dense_update(model: Any, move: Move, numbers: Callable[..., Any]) -> tuple[
         v = s/(yᵀs) − Hy/(yᵀHy)
         H ← (H − Hy(Hy)ᵀ/(yᵀHy) + φ(yᵀHy)vvᵀ)/τ + ssᵀ/(yᵀs)
 
-    Before the first update H becomes (yᵀs)/(yᵀy) I [nocedal2006numerical, 6.20].
+    Before the first update H becomes (yᵀs)/(yᵀy) I (Nocedal and Wright, 6.20).
     """
     valid = move.valid
     s, y, ys = (jnp.where(valid, x, other) for x, other in ((move.s, 0), (move.y, 0), (move.ys, 1)))

@@ -53,7 +53,7 @@ def begin(residuals: Callable[..., Any], x: Any, tol: Any) -> Fit:
 def turn(residuals: Callable[..., Any], run: Fit, tol: Any, max_steps: Any) -> Fit:
     """One damped step, taken if it lowers the value, else with more damping tried again.
 
-        min ‖Jδ + r‖² + λ‖Dδ‖²,   ρ = (f(x) − f(x + δ)) / (½λ‖Dδ‖² + ½‖·‖² of the model's own decrease)
+        δ = argmin ‖Jδ + r‖² + λ‖Dδ‖²,   ρ = (f(x) − f(x + δ)) / (½‖Jδ‖² + λ‖Dδ‖²)
         λ ← λ max(1/3, 1 − (2ρ − 1)³) if ρ > 0,   else λ ← νλ, ν ← 2ν
 
     By QR: the normal equations would square the condition number.
