@@ -4,6 +4,7 @@ python -m benchmarks.refresh [--steps N] [--out FILE]
 """
 
 import argparse
+import os
 import pathlib
 import time
 from typing import Any
@@ -56,6 +57,7 @@ def main() -> None:
         rows.append({"optimizer": name, "p05": low, "p50": middle, "p99": high, "ratio": high / middle})
     columns = {"optimizer": "optimizer", "p05": "p05 ms", "p50": "p50 ms", "p99": "p99 ms", "ratio": "p99 / p50"}
     heading = f"{len(WIDTHS)} matrices of {WIDTHS[0]}, {given.steps} steps; a new basis or root once in 10 updates\n"
+    heading += f"load averages {os.getloadavg()}: other jobs on the machine show in the higher quantiles\n"
     text = f"{heading}{' '.join(f'{k} {v}' for k, v in environment().items())}\n\n{table(rows, columns)}\n"
     print(text)
     pathlib.Path(given.out).write_text(text)
