@@ -99,14 +99,8 @@ def _kept(left, right, m, key, rate):
 def kron_refresh(s, p, *, count, key, precond_lr, preconditioner_update_probability):
     """The factors for the next update, learned from the momentum, in some updates by chance."""
     chance, noise = jax.random.split(jax.random.fold_in(key, 1))
-<<<<<<< HEAD
-    wanted = (jax.random.uniform(chance, dtype=jnp.float32) < preconditioner_update_probability.astype(jnp.float32)) & (
-        count > 0
-    )
-=======
     drawn = jax.random.uniform(chance, dtype=jnp.float32)
     wanted = (drawn < preconditioner_update_probability.astype(jnp.float32)) & (count > 0)
->>>>>>> zoo-preconditioners
     m = factors.entire(s["mu"])
     left, right = jax.lax.cond(wanted, whitened, _kept, s["left"], s["right"], m, noise, precond_lr)
     return s | {"left": left, "right": right}
