@@ -31,6 +31,7 @@ FILES = ("config.json", "history.jsonl", "curves.png", "test.json", "lr_find.png
 CHECKPOINTS = "checkpoints"
 VALIDATION = 0.1  # share held out for early stopping
 KERNELS = "**/kernel"
+ASK_MORE = {"dpsgd": "the gradient of every example", "sophia": "a second loss (obj_fn=)"}  # than a rate and the loss
 CROSS_ENTROPY = "softmax_cross_entropy_with_integer_labels"
 
 
@@ -127,6 +128,11 @@ def settings_of(arguments: Namespace) -> Settings:
         raise UsageError(
             f"--optimizer {arguments.optimizer} was given, one of {', '.join(optimizers.__all__)} was expected. "
             f"See `jopt list` for what they are."
+        )
+    if arguments.optimizer in ASK_MORE:
+        raise UsageError(
+            f"--optimizer {arguments.optimizer} was given, which asks for {ASK_MORE[arguments.optimizer]}; one that "
+            f"needs a learning rate and the loss alone was expected. Write a training loop of your own for it."
         )
     if arguments.learning_rate is not None and arguments.lr_find:
         raise UsageError(

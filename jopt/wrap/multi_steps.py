@@ -164,6 +164,9 @@ class MultiSteps(Transform):
         )
         return super().__new__(cls, tx.init, tx.update)
 
+    def __reduce__(self):
+        return _of_transform, (self.gradient_transformation(),)
+
     def gradient_transformation(self) -> Transform:
         """The transform, which this is already."""
         return Transform(self.init, self.update)
@@ -172,3 +175,8 @@ class MultiSteps(Transform):
         """Whether the last call stepped."""
         kept = state if isinstance(state, MultiStepsState) else state.inner["MultiSteps"]
         return (kept.mini_step == 0) & (kept.gradient_step > 0)
+
+
+def _of_transform(tx: Transform) -> MultiSteps:
+    """The same configuration as an object of this class: JAX tells classes apart where a transform is static."""
+    return tuple.__new__(MultiSteps, (tx.init, tx.update))

@@ -64,7 +64,8 @@ class Total:
     """A measure."""
 
     def __call__(self, updates):
-        return sum((jnp.sum(jnp.abs(u)) for u in jax.tree.leaves(updates)), jnp.zeros(()))
+        sizes = (jnp.sum(jnp.abs(u)).astype(jnp.result_type(float)) for u in jax.tree.leaves(updates))
+        return sum(sizes, jnp.zeros(()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,9 @@ NAMES = tuple((value.__name__, value) for value in (EveryOther, NotFinite, Label
 NAMES += (("monitor_measures", monitor_measures),)
 
 WRAPPERS = {
-    "MultiSteps": Entry(lambda: jopt.MultiSteps(jopt.adam(RATE), 2)),
+    "MultiSteps": Entry(lambda: jopt.MultiSteps(jopt.adam(RATE), 2, accumulator_dtype=jnp.result_type(float))),
     "MultiSteps_skipping": Entry(
-        lambda: jopt.MultiSteps(jopt.adam(RATE), 2, False, NotFinite()),
+        lambda: jopt.MultiSteps(jopt.adam(RATE), 2, False, NotFinite(), jnp.result_type(float)),
         namespace=NAMES,
     ),
     "apply_if_finite": Entry(lambda: jopt.apply_if_finite(jopt.adam(RATE), 2)),
