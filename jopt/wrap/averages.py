@@ -117,7 +117,7 @@ def latest_update(grads, own, params, *, k, every, count):
     def take(held, operands):
         n, current = operands
         # Places without a checkpoint of their own repeat the latest, so that the mean is of real ones alone.
-        place, rank = n % k, jnp.arange(k)
+        place, rank = n % k, jnp.arange(k, dtype=n.dtype)
         fills = jnp.where(n < k, rank >= n, rank == place)
         return {path: jnp.where(fills.reshape(k, *[1] * p.ndim), p[None], held[path]) for path, p in current.items()}
 
