@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import EVERYTHING
-from zoo.classic import OPTIMIZERS
+from registry import EVERYTHING, OPTIMIZERS
 
 import jopt
 from jopt import linalg

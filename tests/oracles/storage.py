@@ -1,1 +1,0 @@
-"""Transcriptions: state in fewer bits."""
