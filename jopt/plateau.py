@@ -8,6 +8,7 @@ from jopt.transform import Transform, whole
 
 
 def plateau_init(params):
+    """No best value yet, no wait, a scale of 1."""
     real, whole_number = scalar_dtype(), jnp.int32
     return Own(
         scalars={
@@ -22,6 +23,7 @@ def plateau_init(params):
 
 
 def plateau_update(grads, own, params, *, value, factor, patience, rtol, atol, cooldown, accumulation_size, min_scale):
+    """Count values that did not improve; lower the scale when there were too many."""
     s, one = own.scalars, jnp.ones((), jnp.int32)
     values = s["values"] + one
     average = s["avg_value"] + (jnp.asarray(value, scalar_dtype()) - s["avg_value"]) / values.astype(scalar_dtype())

@@ -34,6 +34,7 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate_init(params, *, inner):
+    """Nothing gathered yet, beside the state of what is wrapped."""
     zero = jnp.zeros((), jnp.int32)
     total = {path: jnp.zeros_like(p) for path, p in params.items()}
     return Own(inner=AccumulateState(zero, zero, zero, total, inner(params)))
@@ -81,6 +82,8 @@ def _after(kept, state, due):
 
 
 def accumulate_update(grads, own, params, *, every, inner):
+    """Gather; where a step is due the mean goes through what is wrapped, else updates are 0."""
+
     def work(carry, operands):
         numbers, params, total, used = operands
         return inner.given(numbers).update(_mean(total, used), carry[1], params)
@@ -93,6 +96,8 @@ def accumulate_update(grads, own, params, *, every, inner):
 
 
 def accumulate_apply(grads, own, params, *, every, inner):
+    """As `accumulate_update`, with the step added to the parameters in their own buffers."""
+
     def work(carry, operands):
         numbers, total, used = operands
         return inner.given(numbers).apply(_mean(total, used), carry[1], carry[0])

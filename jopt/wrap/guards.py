@@ -35,6 +35,7 @@ class GuardState(NamedTuple):
 
 
 def guard_init(params, *, inner):
+    """Nothing skipped yet, beside the state of what is wrapped."""
     zero = jnp.zeros((), jnp.int32)
     return Own(inner=GuardState(zero, zero, jnp.zeros((), bool), jnp.full((), NONE, jnp.int32), inner(params)))
 
@@ -54,6 +55,8 @@ def _judge(grads, guard, max_consecutive):
 
 
 def guard_update(grads, own, params, *, max_consecutive, inner):
+    """Step where all gradients are finite; else updates are 0 and the inner state stays."""
+
     def work(carry, operands):
         handle, grads, params = inner.given(operands[0]), operands[1], operands[2]
         return handle.update(grads, carry[1], params)
@@ -65,6 +68,8 @@ def guard_update(grads, own, params, *, max_consecutive, inner):
 
 
 def guard_apply(grads, own, params, *, max_consecutive, inner):
+    """As `guard_update`, with the step added to the parameters in their own buffers."""
+
     def work(carry, operands):
         params, state = carry
         return inner.given(operands[0]).apply(operands[1], state, params)

@@ -15,6 +15,7 @@ _NAMES = ("grad_norm", "update_norm", "param_norm", "update_ratio", "clip_factor
 
 
 def gradients_update(grads, own, params, *, norms, measures):
+    """Note the norm of the gradients that enter, and what has been measured before them."""
     # The norm is kept with the arrays it is of: a clip that follows asks for the same one.
     opened = {"grad_norm": Gradients(grads, norms).norm(), "before": frozenset(measures)}
     measures.setdefault(GRADIENTS.name, []).append(opened)  # a stack, because monitors nest
@@ -22,10 +23,12 @@ def gradients_update(grads, own, params, *, norms, measures):
 
 
 def updates_init(params):
+    """Zeros, until the first update."""
     return Own(scalars={name: jnp.zeros((), scalar_dtype()) for name in _NAMES})
 
 
 def updates_update(grads, own, params, *, norms, measures):
+    """Record norms of gradients, updates and parameters, and the first clip between them."""
     if params is None:
         raise TypeError(
             "update: monitor was given params=None, the parameters were expected. Call tx.update(grads, state, params)."
