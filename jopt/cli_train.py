@@ -31,6 +31,7 @@ FILES = ("config.json", "history.jsonl", "curves.png", "test.json", "lr_find.png
 CHECKPOINTS = "checkpoints"
 VALIDATION = 0.1  # share held out for early stopping
 KERNELS = "**/kernel"
+ASK_MORE = {"dpsgd": "the gradient of every example", "sophia": "a second loss (obj_fn=)"}  # than a rate and the loss
 CROSS_ENTROPY = "softmax_cross_entropy_with_integer_labels"
 
 
@@ -128,6 +129,11 @@ def settings_of(arguments: Namespace) -> Settings:
             f"--optimizer {arguments.optimizer} was given, one of {', '.join(optimizers.__all__)} was expected. "
             f"See `jopt list` for what they are."
         )
+    if arguments.optimizer in ASK_MORE:
+        raise UsageError(
+            f"--optimizer {arguments.optimizer} was given, which asks for {ASK_MORE[arguments.optimizer]}; one that "
+            f"needs a learning rate and the loss alone was expected. Write a training loop of your own for it."
+        )
     if arguments.learning_rate is not None and arguments.lr_find:
         raise UsageError(
             f"--learning-rate {arguments.learning_rate:g} and --lr-find were both given, one was expected. Drop one."
@@ -195,24 +201,31 @@ def chain_of(settings: Settings, steps: int) -> tuple[Transform, str]:
             raise UsageError("--weight-decay and --set weight_decay= were both given, one was expected. Drop one.")
         keywords["weight_decay"] = settings.weight_decay
         note = f"weight decay {settings.weight_decay:g} is {settings.optimizer}'s own argument"
+    rate = rate_of(settings, steps)
     try:
-        tx = factory(rate_of(settings, steps), **keywords)
+        tx = factory(rate, **keywords)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     if settings.weight_decay is not None and not own_decay:
-        tx = _decoupled(tx, settings.weight_decay)
+        tx = _decoupled(tx, settings.weight_decay, rate)
         note = (
             f"weight decay {settings.weight_decay:g} is decoupled and of kernels only, as {settings.optimizer} "
-            f"takes none: added in front of the learning rate"
+            f"takes none: multiplied by the learning rate"
         )
     return (tx if settings.clip is None else jopt.chain(jopt.clip_by_global_norm(settings.clip), tx)), note
 
 
-def _decoupled(tx: Transform, weight_decay: float) -> Transform:
+def _decoupled(tx: Transform, weight_decay: float, rate: Any) -> Transform:
     parts = tx.parts
-    (rate,) = (i for i, part in enumerate(parts) if part.call().startswith("scale_by_learning_rate("))
+    places = [i for i, part in enumerate(parts) if part.call().startswith("scale_by_learning_rate(")]
+    if not places:  # the rate is inside a rule: the decay that it would have scaled is added to the step
+
+        def scaled(count):
+            return -weight_decay * (rate(count) if callable(rate) else rate)
+
+        return jopt.chain(tx, jopt.add_decayed_weights(scaled, where=KERNELS))
     decay = jopt.add_decayed_weights(weight_decay, where=KERNELS)
-    return jopt.chain(make_transform(parts[:rate]), decay, make_transform(parts[rate:]))
+    return jopt.chain(make_transform(parts[: places[0]]), decay, make_transform(parts[places[0] :]))
 
 
 def keywords_of(optimizer: str, words: tuple[str, ...]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jopt import linalg
@@ -103,6 +104,42 @@ def unit_norm(x, axis):
     squares = jnp.sum(scaled * scaled, axis=axes, keepdims=True)
     norm = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
     return jnp.where(top > 0, top * norm, norm) if size.size else norm
+
+
+def unitwise_norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """The Euclidean norm of each unit of an array, in the shape of the array.
+
+    Args:
+        x: an array of any number of axes.
+        axis: the axes one unit reaches over; None takes all but the last of a kernel.
+    """
+    return jnp.broadcast_to(unit_norm(x, axis), x.shape)
+
+
+def unitwise_clip(
+    g_norm: jax.Array, max_norm: jax.Array, grad: jax.Array, div_eps: jax.typing.ArrayLike = 1e-6
+) -> jax.Array:
+    """Scale a gradient down where its units are too long.
+
+        u = g · c / max(‖g‖, ε)  where ‖g‖ ≥ c, else g
+
+    Args:
+        g_norm: ‖g‖ of each unit, in the shape of `grad`, as `unitwise_norm` gives it.
+        max_norm: c likewise.
+        grad: g.
+        div_eps: ε > 0.
+
+    Raises:
+        ValueError: three different shapes.
+    """
+    shapes = [jnp.shape(x) for x in (g_norm, max_norm, grad)]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"unitwise_clip: norms, bounds and gradient of the shapes {shapes} were given, equal shapes were expected. "
+            f"Take the norms by unitwise_norm, which gives each element the norm of its unit."
+        )
+    factor = max_norm / jnp.maximum(g_norm, jnp.asarray(div_eps, g_norm.dtype))
+    return jnp.where(g_norm < max_norm, grad, grad * factor.astype(grad.dtype))
 
 
 def adaptive_step(g, s, p, *, clipping, eps, axis):

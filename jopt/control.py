@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -37,3 +38,35 @@ def _run_if_jvp(work, primals, tangents):
         return jax.lax.cond(wanted, work, lambda carry, operands: carry, carry, operands)
 
     return jax.jvp(through_cond, (carry, operands), tangents[1:])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def run_some(work: Callable[..., Any], most: int, start: jax.Array, stop: jax.Array, carry: Any, operands: Any) -> Any:
+    """`work(i, carry, operands)` for each i of ``range(start, stop)``, which lies within ``range(most)``.
+
+    A loop of as many turns as asked, in the buffers of `carry`; what is not asked for costs nothing.
+    Derivatives take a `scan` over all `most` turns, with a `cond` in each.
+
+    Args:
+        work: a function of (int32 scalar, carry, operands) that closes over no tracer; returns the
+            carry's type.
+        most: the number of turns there could be.
+        start, stop: int32 scalars.
+        carry: the arrays it may change.
+        operands: the arrays it reads.
+    """
+    return jax.lax.fori_loop(start, stop, lambda i, carry: work(i, carry, operands), carry)
+
+
+@run_some.defjvp
+def _run_some_jvp(work, most, primals, tangents):
+    start, stop, carry, operands = primals
+
+    def through_scan(carry, operands):
+        def turn(carry, i):
+            wanted = (start <= i) & (i < stop)
+            return jax.lax.cond(wanted, work, lambda i, carry, operands: carry, i, carry, operands), None
+
+        return jax.lax.scan(turn, carry, jnp.arange(most, dtype=jnp.int32))[0]
+
+    return jax.jvp(through_scan, (carry, operands), tangents[2:])

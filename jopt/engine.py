@@ -18,10 +18,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jopt import dtypes, scalars
-from jopt.kernel import Kernels, make_slots, named, refusal
+from jopt.axes import View
+from jopt.formats import FORMATS, store_as
+from jopt.kernel import Kernels, make_slots, named, refusal, view_of
 from jopt.paths import Flat, Layout, Leaf, TreeMismatchError, listing
 from jopt.paths import path as path_pattern
-from jopt.rule import LIVE, Group, Own, Part, Whole, extras_of, keywords
+from jopt.rule import LIVE, Group, Own, Part, Rule, Whole, extras_of, keywords
 from jopt.state import State
 
 Parts = tuple["Part | Group", ...]
@@ -43,6 +45,12 @@ class Tree:
         }
         trained = tuple(path for path, x in flat.items() if dtypes.is_trained(x)) if trained is None else trained
         return cls(layout, leaves, trained)
+
+    def leaf(self, path: str) -> Leaf:
+        """A leaf that is there."""
+        leaf = self.leaves[path]
+        assert leaf is not None
+        return leaf
 
     def only(self, paths: tuple[str, ...]) -> "Tree":
         """The same tree with fewer trained leaves."""
@@ -78,11 +86,16 @@ class Plan:
     def _build(self, parts: Parts) -> None:
         self.parts = parts
         self.flat = tuple(walk(parts))
-        wrapped = [part.inner for part in self.flat if isinstance(part.inner, Plan)]
+        wrapped = [inner for part in self.flat for _, inner in part.wrapped if isinstance(inner, Plan)]
         self.extras = frozenset().union(*map(extras_of, self.flat), *(plan.extras for plan in wrapped))
         names_extra = any("extra" in keywords(f) for part in self.flat for f in part.of.functions)
         self.takes_any_extra = names_extra or any(plan.takes_any_extra for plan in wrapped)
         self.traced = _holds(parts, lambda x: isinstance(x, scalars.Traced | jax.core.Tracer))
+        first = parts[0] if parts else None
+        self.takes_examples = isinstance(first, Part) and isinstance(first.of, Whole) and first.of.examples
+        self.lands = any(isinstance(part.of, Rule) and part.of.lands for part in self.flat) or any(
+            plan.lands for plan in wrapped
+        )
         self.kernels = Kernels(self.flat)
         self.compiled: dict[str, Any] = {}
 
@@ -105,10 +118,18 @@ class Plan:
             mine = {name: hyper[f"{part.name}/{name}"] for name, _ in part.hyper}
             if isinstance(part.of, Whole):
                 own = self._init_whole(part, {path: params[path] for path in paths}, mine, numbers, tree.only(paths))
+                own = own._replace(scalars=own.scalars | _init_key(part, numbers))
             else:
-                own = _init_rule(part, {path: params[path] for path in paths}, mine, numbers)
+                own = _init_rule(part, {path: params[path] for path in paths}, mine, numbers, tree)
             if own.slots:
-                state.slots[part.name] = own.slots
+                chosen = formats_of(part, tree)
+                state.slots[part.name] = {
+                    slot: {
+                        path: store_as(x, FORMATS[chosen[slot, path]]) if (slot, path) in chosen else x
+                        for path, x in flat.items()
+                    }
+                    for slot, flat in own.slots.items()
+                }
             if own.scalars:
                 state.scalars[part.name] = own.scalars
             if own.inner is not None:
@@ -124,10 +145,11 @@ class Plan:
         init = part.whole.init
         if init is None:
             return Own()
-        inner = part.inner
-        if isinstance(inner, Plan):
-            below = numbers[f"{part.name}/"]
-            inner = functools.partial(part.inner.init, below, tree=tree)
+
+        def starting(below, inner):
+            return functools.partial(inner.init, numbers[below], tree=tree) if isinstance(inner, Plan) else inner
+
+        inner = part.over_inner(starting)
         available = dict(part.static) | mine | {"layout": tree.layout, "inner": inner}
         wide = {path: dtypes.compute(p) for path, p in params.items()}
         return init(wide, **named(init, available, part))
@@ -176,12 +198,38 @@ class Plan:
         return found
 
 
-def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any]) -> Own:
+def views(part: Part, tree: Tree) -> Mapping[str, View] | None:
+    """The declared axes of the leaves, for a rule that declares some."""
+    axes = dict(part.static).get(part.rule.axes) if part.rule.axes is not None else None
+    return None if axes is None else axes.views(tree.leaves, tree.layout)
+
+
+def _init_rule(part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any], tree: Tree) -> Own:
     slots: dict[str, Flat] = {}
+    declared = views(part, tree)
     for path, p in params.items():
-        for name, x in make_slots(part, path, dtypes.compute(p), mine).items():
+        view = view_of(part, path, p, declared)
+        for name, x in make_slots(part, tree.leaf(path), dtypes.compute(p), mine, view).items():
             slots.setdefault(name, {})[path] = x
-    return Own(slots, {"key": random_key(numbers[f"{part.name}/key"])} if part.key is not None else {})
+    return Own(slots, _init_key(part, numbers))
+
+
+def _init_key(part: Part, numbers: Mapping[str, Any]) -> dict[str, jax.Array]:
+    return {} if part.key is None else {"key": random_key(numbers[f"{part.name}/key"])}
+
+
+def formats_of(part: Part, tree: Tree) -> dict[tuple[str, str], str]:
+    """The format of each slot and path that a part stores in one."""
+    found = {}
+    for storage in part.storage:
+        paths = tree.leaves if storage.where is None else storage.where.choose(tree.leaves, tree.layout)
+        if isinstance(storage.where, path_pattern) and tree.leaves and not paths:
+            raise TreeMismatchError(
+                f"store: where={storage.where.glob!r} matches no parameter, one or more were expected of:\n"
+                f"{listing(tree.leaves.values())}\nCorrect the pattern."
+            )
+        found |= {(slot, path): name for slot, name in storage.formats for path in paths}
+    return found
 
 
 KEY_IMPLEMENTATIONS: dict[tuple[int, ...], str] = {(2,): "threefry2x32", (4,): "rbg"}

@@ -1,14 +1,17 @@
 """The audit of a transform: which parameter gets what."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from jopt.engine import Tree, walk
+from jopt.engine import Tree, formats_of, walk
+from jopt.formats import Stored
+from jopt.kernel import named
 from jopt.paths import flatten, path_of
-from jopt.rule import Part
+from jopt.rule import Part, Whole
 from jopt.scalars import raw
 from jopt.state import State, states
 from jopt.transform import Transform, as_transform
@@ -111,13 +114,27 @@ def explain(tx: Any, params: Any, state: Any = None) -> Audit:
 def _visit(tx: Transform, tree: Tree, state: Any, rules: dict[str, list[str]], groups: dict[str, set[str]]) -> None:
     for part, paths in zip(walk(tx.parts), tx.plan.claims(tree), strict=True):
         shown = [f"{name}={_number(part, name, value, state)}" for name, value in part.hyper]
+        formats = formats_of(part, tree)
         for path in paths:
-            rules[path].append(f"{part.of.name}({', '.join(shown)})")
+            stored = [f"{slot} in {name}" for (slot, of), name in formats.items() if of == path]
+            rules[path].append(f"{part.of.name}({', '.join([*shown, *stored, *_note(part, tree, path)])})")
             if "/" in part.name:
                 groups[path].add(part.name.rpartition("/")[0])
-        if isinstance(part.inner, Transform):
-            below = None if state is None else next(states(state.inner[part.name]))[1]
-            _visit(part.inner, tree.only(paths), below, rules, groups)
+        for name, inner in part.wrapped:
+            if isinstance(inner, Transform):
+                held = None if state is None else dict(_scoped(state, part.name))[name]
+                _visit(inner, tree.only(paths), held, rules, groups)
+
+
+def _scoped(state: State, name: str) -> Iterator[tuple[str, State]]:
+    """The states that a wrapper keeps, each with the full name that its numbers are under."""
+    return states(state.inner[name], f"{name}/")
+
+
+def _note(part: Part, tree: Tree, path: str) -> list[str]:
+    """What a part says itself of a leaf."""
+    note, leaf = part.of.note if isinstance(part.of, Whole) else None, tree.leaves[path]
+    return [] if note is None or leaf is None else [note(leaf, **named(note, dict(part.static), part))]
 
 
 def _number(part: Part, name: str, value: Any, state: Any) -> str:
@@ -132,10 +149,10 @@ def _number(part: Part, name: str, value: Any, state: Any) -> str:
 def _bytes_by_path(fresh: State, tree: Tree) -> dict[str, int]:
     """Bytes of the arrays under each parameter's path, those of wrappers and foreign states included."""
     kept = dict.fromkeys(tree.leaves, 0)
-    for keys, x in jax.tree_util.tree_flatten_with_path(fresh)[0]:
+    for keys, x in jax.tree_util.tree_flatten_with_path(fresh, is_leaf=lambda x: isinstance(x, Stored))[0]:
         path = _owner(keys, x, tree)
         if path is not None:
-            kept[path] += x.size * x.dtype.itemsize
+            kept[path] += sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(x))
     return kept
 
 

@@ -30,14 +30,20 @@ def fold(step: Callable[..., jax.Array], start: jax.Array, leaves: Sequence[Any]
         start: the first total.
         leaves: arrays.
     """
+    total = start
+    for alike in _chunks(leaves):
+        total = _fold_chunk(step, total, alike, operands)
+    return total
+
+
+def _chunks(leaves: Sequence[Any]) -> Iterator[list[Any]]:
+    """Leaves of one kind together, a few at a time; a leaf is an array, or a tuple of arrays that go together."""
     kinds: dict[Any, list[Any]] = {}
     for leaf in leaves:
-        kinds.setdefault(jax.typeof(leaf), []).append(leaf)
-    total = start
+        kinds.setdefault(tuple(map(jax.typeof, jax.tree.leaves(leaf))), []).append(leaf)
     for alike in kinds.values():
         for i in range(0, len(alike), _CHUNK):
-            total = _fold_chunk(step, total, alike[i : i + _CHUNK], operands)
-    return total
+            yield alike[i : i + _CHUNK]
 
 
 def _join_small(leaves: Sequence[Any]) -> list[Any]:
@@ -124,10 +130,61 @@ def global_norm(leaves: Sequence[Any], axis_name: Any = None) -> jax.Array:
     return jax.lax.cond((total >= _TINY) & (total < _HUGE), lambda: jnp.sqrt(total), rescaled)
 
 
+# What parts over the whole tree keep or divide by stays within the square of a saturated gradient, so that a few
+# such numbers add up to something finite in float32.
+_MOST = dtypes.SATURATION**2
+
+
+def total(term: Callable[..., jax.Array], *trees: Mapping[str, jax.Array], **numbers: jax.Array) -> jax.Array:
+    """Σ term(x, y, ...) over all elements of flat trees of real arrays, within ±1e36.
+
+    Args:
+        term: a module-level function of one array of each tree, element by element.
+        trees: of the same paths; the arrays of a path have one shape and dtype.
+        numbers: scalars that the term takes by name, in the dtype of its arrays.
+    """
+    result = jnp.zeros((), scalar_dtype())
+    for alike in _chunks([tuple(tree[path] for tree in trees) for path in trees[0]]):
+        result = _add_terms(term, result, alike, numbers)
+    return jnp.clip(result, -_MOST, _MOST)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _add_terms(term, result, leaves, numbers):
+    for arrays in leaves:
+        own = {name: x.astype(arrays[0].dtype) for name, x in numbers.items()}
+        result = result + jnp.sum(term(*arrays, **own)).astype(result.dtype)
+    return result
+
+
+def vdot(xs: Mapping[str, jax.Array], ys: Mapping[str, jax.Array]) -> jax.Array:
+    """Σ x·y over all elements of two flat trees of real arrays, within ±1e36."""
+    return total(jax.lax.mul, xs, ys)
+
+
+def distance(xs: Mapping[str, jax.Array], ys: Mapping[str, jax.Array]) -> jax.Array:
+    """The Euclidean distance of two flat trees of real arrays, at most 1e18."""
+    return _safe_sqrt(total(_squared_difference, xs, ys))
+
+
+def _squared_difference(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.square(x - y)
+
+
+def sum_abs(xs: Mapping[str, jax.Array]) -> jax.Array:
+    """Σ|x| over all elements of a flat tree, at most 1e36."""
+    return total(jnp.abs, xs)
+
+
 def _safe_sqrt(x: jax.Array) -> jax.Array:
     """√x with slope 0 at 0."""
     positive = x != 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
+
+
+def abs_square(x: jax.Array) -> jax.Array:
+    """|x|² of each element, real also where x is complex."""
+    return x.real * x.real + x.imag * x.imag if jnp.iscomplexobj(x) else x * x
 
 
 def norm(x: jax.Array) -> jax.Array:
@@ -135,8 +192,7 @@ def norm(x: jax.Array) -> jax.Array:
     top = jnp.max(jnp.abs(x), initial=0.0)
     scale = jax.lax.stop_gradient(jnp.where((top > 0) & jnp.isfinite(top), top, jnp.ones_like(top)))
     y = x / scale.astype(x.dtype)
-    squares = y.real * y.real + y.imag * y.imag if jnp.iscomplexobj(y) else y * y
-    return scale * _safe_sqrt(jnp.sum(squares))
+    return scale * _safe_sqrt(jnp.sum(abs_square(y)))
 
 
 def rms(x: jax.Array) -> jax.Array:
@@ -202,38 +258,3 @@ def is_sharded(x: jax.Array) -> bool:
 
 def _names(entry: Any) -> set[Any]:
     return set(entry) if isinstance(entry, tuple) else {entry} - {None}
-
-
-# Quintic Newton-Schulz coefficients, tuned for slope at 0 and not for convergence: σ lands in about
-# [0.7, 1.2], which is all Muon needs [jordan2024muon].
-MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-
-def newton_schulz(x: jax.Array, steps: int, coefficients: tuple[Any, ...], eps: Any) -> jax.Array:
-    """Approximate the orthogonal polar factor of one matrix (m, n).
-
-        X ← X / (‖X‖ + eps),  then per step:  A = XXᵀ,  X ← aX + (bA + cA²)X
-
-    Args:
-        steps: how many iterations.
-        coefficients: one triple (a, b, c) for all steps, or a triple per step.
-        eps: added to the norm, so that a zero matrix stays zero.
-
-    Complex matrices use the conjugate transpose.
-    """
-    tall = x.shape[0] > x.shape[1]
-    x = _adjoint(x) if tall else x
-    x = x / (norm(x) + jnp.asarray(eps, norm_dtype(x))).astype(x.dtype)
-    per_step = coefficients if isinstance(coefficients[0], tuple) else (coefficients,) * steps
-    for a, b, c in per_step[:steps]:
-        gram = matmul(x, _adjoint(x))
-        x = _cast(a, x) * x + matmul(_cast(b, x) * gram + _cast(c, x) * matmul(gram, gram), x)
-    return _adjoint(x) if tall else x
-
-
-def _cast(number: Any, x: jax.Array) -> jax.Array:
-    return jnp.asarray(number, x.dtype)
-
-
-def _adjoint(x: jax.Array) -> jax.Array:
-    return x.T.conj() if jnp.iscomplexobj(x) else x.T

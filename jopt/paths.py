@@ -57,13 +57,19 @@ class Layout:
         return jax.tree.unflatten(self.treedef, [flat.get(path) for path in self.paths])
 
 
-def flatten(tree: Any) -> tuple[Flat, Layout]:
+def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[Flat, Layout]:
     """Flatten a tree once into ``{path: leaf}``; None counts as a leaf and is kept.
+
+    Args:
+        tree: any pytree.
+        is_leaf: says of a node that it is a leaf; None goes down to arrays.
 
     Raises:
         TreeMismatchError: two leaves have one path.
     """
-    entries, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+    entries, treedef = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda x: x is None or (is_leaf is not None and is_leaf(x))
+    )
     flat: Flat = {}
     origin = {}
     for keys, leaf in entries:
@@ -213,6 +219,9 @@ class _Both(Where):
     def __call__(self, leaf: Leaf) -> bool:
         return self.left(leaf) and self.right(leaf)
 
+    def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
+        return self.left.choose(leaves, layout) & self.right.choose(leaves, layout)
+
     def __repr__(self) -> str:
         return f"({self.left!r} & {self.right!r})"
 
@@ -225,6 +234,9 @@ class _Either(Where):
     def __call__(self, leaf: Leaf) -> bool:
         return self.left(leaf) or self.right(leaf)
 
+    def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
+        return self.left.choose(leaves, layout) | self.right.choose(leaves, layout)
+
     def __repr__(self) -> str:
         return f"({self.left!r} | {self.right!r})"
 
@@ -235,6 +247,9 @@ class _Not(Where):
 
     def __call__(self, leaf: Leaf) -> bool:
         return not self.inner(leaf)
+
+    def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
+        return {name for name, leaf in leaves.items() if leaf is not None} - self.inner.choose(leaves, layout)
 
     def __repr__(self) -> str:
         return f"~{self.inner!r}"
@@ -260,34 +275,44 @@ class MaskTree(Where):
     entries: tuple[tuple[str, bool], ...]
 
     def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
-        marks = dict(self.entries)
-        chosen, unnamed = set(), []
-        for name in leaves:
-            parts = name.split("/") if name else []
-            prefixes = ["/".join(parts[:i]) for i in range(len(parts), -1, -1)]
-            mark = next((marks[prefix] for prefix in prefixes if prefix in marks), None)
-            if mark is None and leaves[name] is not None:
-                unnamed.append(name)
-            elif mark:
-                chosen.add(name)
-        if unnamed:
-            raise TreeMismatchError(
-                f"mask: the tree of booleans says nothing of {_listing(unnamed)}; it names {_listing(marks)}. "
-                f"Give it the structure of the parameters, or pass where=, for example where='**/kernel'."
-            )
-        return chosen
+        marks = _marks(self.entries, leaves, "mask: the tree of booleans", "where=, for example where='**/kernel'")
+        return {name for name, mark in marks.items() if mark}
 
     def __repr__(self) -> str:
-        if len(self.entries) == 1 and self.entries[0][0] == "":
-            return repr(self.entries[0][1])
-        tree: dict[str, Any] = {}
-        for name, mark in self.entries:
-            *parents, last = [key.replace("~1", "/").replace("~0", "~") for key in name.split("/")]
-            node = tree
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[last] = mark
-        return repr(tree)
+        return repr(_nested(self.entries))
+
+
+def _marks(entries: Iterable[tuple[str, Any]], leaves: Mapping[str, Any], what: str, advice: str) -> dict[str, Any]:
+    """What a tree, which may be a prefix of that of the leaves, has for each leaf."""
+    given, marks, unnamed = dict(entries), {}, []
+    for name, leaf in leaves.items():
+        parts = name.split("/") if name else []
+        prefixes = ["/".join(parts[:i]) for i in range(len(parts), -1, -1)]
+        found = [given[prefix] for prefix in prefixes if prefix in given]
+        if found:
+            marks[name] = found[0]
+        elif leaf is not None:
+            unnamed.append(name)
+    if unnamed:
+        raise TreeMismatchError(
+            f"{what} says nothing of {_listing(unnamed)}; it names {_listing(given)}. "
+            f"Give it the structure of the parameters, or pass {advice}."
+        )
+    return marks
+
+
+def _nested(entries: tuple[tuple[str, Any], ...]) -> Any:
+    """The entries as nested dictionaries, to print."""
+    if len(entries) == 1 and entries[0][0] == "":
+        return entries[0][1]
+    tree: dict[str, Any] = {}
+    for name, mark in entries:
+        *parents, last = [key.replace("~1", "/").replace("~0", "~") for key in name.split("/")]
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = mark
+    return tree
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -297,13 +322,38 @@ class MaskFunction(Where):
     function: Callable[[Any], Any]
 
     def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
-        tree = layout.tree(
-            {name: leaf and jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
-        )
-        return mask_tree(self.function(tree), "mask").choose(leaves, layout)
+        return mask_tree(self.function(_structs(leaves, layout)), "mask").choose(leaves, layout)
 
     def __repr__(self) -> str:
         return repr(self.function)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Labelled(Where):
+    """Leaves to which optax's labels (entries of a tree, or a function that makes one) give one label."""
+
+    labels: tuple[tuple[str, Any], ...] | Callable[[Any], Any]
+    label: Any
+
+    def choose(self, leaves: Mapping[str, Leaf | None], layout: Layout) -> set[str]:
+        entries = self.labels
+        if callable(entries):
+            entries = label_entries(entries(_structs(leaves, layout)))
+        marks = _marks(entries, leaves, "partition: the tree of labels", "a list of (where, transform)")
+        return {name for name, mark in marks.items() if mark == self.label and leaves[name] is not None}
+
+    def __repr__(self) -> str:
+        return repr(self.labels if callable(self.labels) else _nested(self.labels))
+
+
+def label_entries(tree: Any) -> tuple[tuple[str, Any], ...]:
+    """A tree of labels as entries by path."""
+    return tuple(flatten(tree)[0].items())
+
+
+def _structs(leaves: Mapping[str, Leaf | None], layout: Layout) -> Any:
+    """The tree of shapes and dtypes, which a function of the user is given."""
+    return layout.tree({name: leaf and jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()})
 
 
 def mask_tree(tree: Any, call: str) -> MaskTree:

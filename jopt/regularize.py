@@ -32,6 +32,28 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None, 
     return _where(rule("add_decayed_weights", decay_step, hyper={"weight_decay": weight_decay}), mask, where)
 
 
+def cautious_decay_step(g, s, p, *, weight_decay):
+    agrees = jnp.sign(g) * jnp.sign(p) >= 0
+    return g + jnp.where(agrees, weight_decay * p, jnp.zeros_like(p)), s
+
+
+def add_cautious_decay(weight_decay: ScalarOrSchedule = 0.0, mask: Any = None, *, where: Any = None) -> Transform:
+    """Decay the weights that the update itself does not push away from zero.
+
+        u = g + λp where gp ≥ 0, else g
+
+    Between the optimizer's rule and `scale_by_learning_rate`, in the place of `add_decayed_weights`.
+
+    Args:
+        weight_decay: λ, a number or a schedule.
+        mask: optax's form: a tree of booleans, or a function of the parameters that makes one.
+        where: glob, regex or predicate of the leaves to decay; None decays all.
+
+    Reference: [chen2025cautious].
+    """
+    return _where(rule("add_cautious_decay", cautious_decay_step, hyper={"weight_decay": weight_decay}), mask, where)
+
+
 def _where(tx: Transform, mask: Any, where: Any) -> Transform:
     return tx if mask is None and where is None else masked(tx, mask, where=where)
 

@@ -2,19 +2,22 @@
 
 Both are frozen records of module-level functions. The engine passes a function exactly the keywords
 it names: hyper-parameters, static values, shared numbers, `t` (float, from 1), `count` (int32, from
-0), `key` (a random key of this leaf and step), and extras of `update` such as `value`.
+0), `key` (a random key of this leaf and step), `chance` (a cheap one, see `jopt.formats`), `leaf_dtype`
+(that of the parameter, before it was widened), and extras of `update` such as `value`.
 """
 
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from jopt.paths import MaskFunction, MaskTree, Where
+from jopt.paths import Labelled, MaskFunction, MaskTree, Where
 from jopt.scalars import FINITE, number_or_schedule
 
-ENGINE_KEYWORDS = frozenset({"t", "count", "key", "layout", "inner", "extra", "measures", "norms"})
+LEAF_KEYWORDS = frozenset({"leaf_dtype", "chance"})
+PART_KEYWORDS = frozenset({"layout", "rest", "inner", "extra", "measures", "norms", "accelerator"})
+ENGINE_KEYWORDS = frozenset({"t", "count", "key"}) | PART_KEYWORDS | LEAF_KEYWORDS
 READS = ("element", "array", "matrix", "tree")
 
 
@@ -32,6 +35,20 @@ class Rule:
             equal shapes run as one batch) or "tree" (element-wise, with numbers of the whole tree).
         complex: "pair" runs on (real, imaginary), "native" on the complex array, None refuses it.
             Element-wise rules default to "pair", all others to None.
+        refresh: of a matrix rule: ``(s, p, ...) -> s``, work too dear for every update (a root, an
+            eigenbasis). It runs after `step`: for all matrices in the first update, then for each
+            once in `every` updates, in turn, so that no update has to do it for all.
+        every: the name of the static value that says in how many updates each is refreshed once.
+        axes: the name of the static value that says which axes of an array are rows and columns (see
+            `jopt.axes.matrix_axes`), of a rule that reads an array or a matrix. It then sees one
+            matrix at a time; slots of the matrix's shape are kept in the parameter's.
+        transposes: whether a matrix rule commutes with transposition, so that (m, n) and (n, m) may
+            run in one batch; its slots are as the matrix, or the same for both.
+        lands: whether p + u is a number that a narrow parameter can hold; the update then leaves in
+            the compute dtype, because rounded to the parameter's it would miss that number.
+
+    A matrix rule may name `accelerator` (give it the default False): whether this is the program for
+    an accelerator, where low precision is fast, and not for a CPU.
     """
 
     name: str
@@ -40,8 +57,26 @@ class Rule:
     shared: Callable[..., dict[str, Any]] | None = None
     reads: str = "element"
     complex: str | None = None
+    refresh: Callable[..., dict[str, Any]] | None = None
+    every: str | None = None
+    axes: str | None = None
+    transposes: bool = False
+    lands: bool = False
 
     def __post_init__(self):
+        if (self.axes is not None and self.reads not in ("array", "matrix")) or (
+            self.transposes and self.reads != "matrix"
+        ):
+            raise ValueError(
+                f"Rule({self.name!r}): axes={self.axes!r} and transposes={self.transposes} were given with "
+                f"reads={self.reads!r}; axes go with an array or a matrix, transposes with a matrix. Leave them out."
+            )
+        if (self.refresh is None) != (self.every is None) or (self.refresh is not None and self.reads != "matrix"):
+            raise ValueError(
+                f"Rule({self.name!r}): refresh={self.refresh!r} and every={self.every!r} were given with "
+                f"reads={self.reads!r}; both or neither was expected, of a rule that reads a matrix. "
+                f"Name the static value that holds the interval, or leave both out."
+            )
         if "/" in self.name:
             raise ValueError(
                 f"Rule: the name {self.name!r} was given, a name without a slash was expected. "
@@ -56,7 +91,12 @@ class Rule:
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
-        return tuple(f for f in (self.step, self.slots, self.shared) if f is not None)
+        return tuple(f for f in (self.step, self.slots, self.shared, self.refresh) if f is not None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The keywords that its work on one array names: those of `step` and of `refresh`."""
+        return keywords(self.step) | (keywords(self.refresh) if self.refresh is not None else frozenset())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +111,10 @@ class Whole:
         complex: whether complex leaves are understood.
         enters: whether gradients arrive in the compute dtype, saturated. If not, they may still be as
             the user gave them, and the functions call `dtypes.enter`, fused with what they do.
+        examples: whether, first in a chain, it also takes gradients with a leading axis of examples,
+            which `update` reduces; they come as the user gave them.
+        note: optional ``(leaf, ...) -> str``: what `explain` says of a leaf beside the numbers.
+        wraps: the argument of the factory that takes the wrapped transform, where it is not the first.
     """
 
     name: str
@@ -79,6 +123,9 @@ class Whole:
     apply: Callable[..., Any] | None = None
     complex: bool = True
     enters: bool = True
+    examples: bool = False
+    note: Callable[..., str] | None = None
+    wraps: str = ""
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
@@ -107,8 +154,32 @@ LIVE = Live()
 
 
 @dataclasses.dataclass(frozen=True)
+class Several:
+    """Several wrapped transforms by name; their wrapper keeps a state with a field of each name."""
+
+    members: tuple[tuple[str, Any], ...]
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name}={tx!r}" for name, tx in self.members)
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """Which slots of a part are stored in which formats (see `jopt.formats`), on which leaves."""
+
+    formats: tuple[tuple[str, str], ...]
+    where: Where | None = None
+
+    def call(self, inner: str) -> str:
+        """The call that stores a transform so."""
+        shown = "" if self.where is None else f", where={self.where!r}"
+        return f"store({inner}, {dict(self.formats)!r}{shown})"
+
+
+@dataclasses.dataclass(frozen=True)
 class Part:
-    """A rule or a whole with its numbers; `name` is unique in its chain."""
+    """A rule or a whole with its numbers; `name` is unique in its chain. Of `storage` the last that names a slot
+    decides."""
 
     name: str
     of: Rule | Whole
@@ -116,6 +187,7 @@ class Part:
     static: tuple[tuple[str, Any], ...] = ()
     inner: Any = None
     key: Any = None
+    storage: tuple[Storage, ...] = ()
 
     @property
     def rule(self) -> Rule:
@@ -129,11 +201,28 @@ class Part:
         assert isinstance(self.of, Whole)
         return self.of
 
+    @property
+    def wrapped(self) -> tuple[tuple[str, Any], ...]:
+        """What it wraps, each with the full name that its numbers are under."""
+        if isinstance(self.inner, Several):
+            return tuple((f"{self.name}/{name}/", tx) for name, tx in self.inner.members)
+        return () if self.inner is None else ((f"{self.name}/", self.inner),)
+
+    def over_inner(self, function: Callable[[str, Any], Any]) -> Any:
+        """What a function of (full name, wrapped transform) gives: for several, by name."""
+        if isinstance(self.inner, Several):
+            return {name: function(f"{self.name}/{name}/", tx) for name, tx in self.inner.members}
+        return None if self.inner is None else function(f"{self.name}/", self.inner)
+
     def call(self) -> str:
         """The call that makes it."""
+        return functools.reduce(lambda inner, storage: storage.call(inner), self.storage, self._bare_call())
+
+    def _bare_call(self) -> str:
         if isinstance(self.of, Whole) and self.of.name.startswith("foreign"):
             return repr(self.inner)
-        arguments = [repr(self.inner)] if self.inner is not None else []
+        keyword = f"{self.of.wraps}=" if isinstance(self.of, Whole) and self.of.wraps else ""
+        arguments = [f"{keyword}{self.inner!r}"] if self.inner is not None else []
         arguments += [f"{name}={value!r}" for name, value in (*self.hyper, *self.static)]
         arguments += [f"key={self.key!r}"] if self.key is not None else []
         return f"{self.of.name}({', '.join(arguments)})"
@@ -149,6 +238,9 @@ class Group:
 
     def call(self) -> str:
         """The call that makes it."""
+        if self.cases and all(isinstance(chooser, Labelled) for _, chooser, _ in self.cases):
+            transforms = ", ".join(f"{cast(Labelled, w).label!r}: {chain_call(p)}" for _, w, p in self.cases)
+            return f"partition({{{transforms}}}, {self.cases[0][1]!r})"
         if self.total:
             cases = ", ".join(f"({n!r}, {w!r}, {chain_call(p)})" for n, w, p in self.cases)
             return f"partition([{cases}]{'' if self.idle == 'error' else f', idle={self.idle!r}'})"
@@ -218,6 +310,10 @@ def make_part(
             f"itself passes {sorted(ENGINE_KEYWORDS)}, and a name is either hyper or static. Rename them."
         )
     used = frozenset().union(*(keywords(f) for f in of.functions))
+    if isinstance(of, Rule) and of.every is not None:
+        used |= {of.every}
+    if isinstance(of, Rule) and of.axes is not None:
+        used |= {of.axes}
     if (key is not None) != ("key" in used):
         raise TypeError(
             f"{of.name}: key={key!r} was given, and its functions {'name' if 'key' in used else 'do not name'} a "

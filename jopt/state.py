@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopt import scalars
 from jopt.dtypes import leave
+from jopt.formats import widen
 from jopt.paths import Flat, flatten
 
 
@@ -46,18 +48,17 @@ def states(state: Any, scope: str = "") -> Iterator[tuple[str, State]]:
 def _held(state: Any, scope: str) -> list[tuple[Any, str, Any]]:
     """Key, scope and value of all that may hold a `State` in turn.
 
-    The members of a foreign chain's tuple have no names: they go by their place, but only where
-    several of them hold states, so that their names cannot clash.
+    The members of a tuple go by their fields' names, or by their place if they have none (a foreign
+    chain's), but only where several of them hold states, so that their names cannot clash.
     """
     if isinstance(state, State):
         state = state.inner
     if isinstance(state, dict):
         return [(name, f"{scope}{name}/", value) for name, value in state.items()]
-    if isinstance(state, tuple) and hasattr(state, "_fields"):
-        return [(name, scope, value) for name, value in zip(state._fields, state, strict=True)]
     if isinstance(state, tuple | list):
         several = sum(next(states(value), None) is not None for value in state) > 1
-        return [(i, f"{scope}{i}/" if several else scope, value) for i, value in enumerate(state)]
+        names = getattr(state, "_fields", range(len(state)))
+        return [(n, f"{scope}{n}/" if several else scope, value) for n, value in zip(names, state, strict=True)]
     return []
 
 
@@ -133,6 +134,11 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
     return _replace_hyper(state, new, "")
 
 
+def keep_hyperparams(fresh: Any, old: Any) -> Any:
+    """A fresh state with the hyper-parameters of another state of the same transform, those set by hand included."""
+    return _replace_hyper(fresh, dict(hyperparams(old)), "")
+
+
 def _beside(new: jax.Array, old: Any) -> jax.Array:
     """The new number on the mesh of the old one: elsewhere, it would make the next step compile anew."""
     known = isinstance(old, jax.Array) and not isinstance(old, jax.core.Tracer) and not isinstance(new, jax.core.Tracer)
@@ -178,26 +184,33 @@ def sweep_axes(state: Any) -> Any:
 
 
 AVERAGED = "averaged"
-"""The slot that holds parameters for evaluation; `eval_params` looks for it."""
+"""The slot that holds parameters for evaluation, for `eval_params`: arrays, or stacks of them to average."""
 
 
 def eval_params(state: Any, params: Any) -> Any:
     """The parameters to evaluate with: the averaged ones where the state has them, else `params`.
 
+    Wrappers that average or look ahead keep them in a slot of one name, wherever they are nested: inside
+    chains, masks, partitions and other wrappers.
+
     Raises:
-        StateMismatchError: several parts of the chain average, so that the choice is not clear.
+        StateMismatchError: two parts average the same parameter, so that the choice is not clear.
     """
-    averages = {
-        scope + part: slots[AVERAGED]
-        for scope, s in states(state)
-        for part, slots in s.slots.items()
-        if AVERAGED in slots
-    }
-    if len(averages) > 1:
-        raise StateMismatchError(
-            f"eval_params: {sorted(averages)} all keep averaged parameters, one was expected. Keep one of them."
-        )
     flat, layout = flatten(params)
-    for average in averages.values():
-        flat |= {path: leave(value, flat[path].dtype) for path, value in average.items() if path in flat}
-    return layout.unflatten(flat)
+    found: dict[str, str] = {}
+    new = dict(flat)
+    for scope, s in states(state):
+        for part, slots in s.slots.items():
+            for path, value in slots.get(AVERAGED, {}).items():
+                if path not in flat:
+                    continue
+                if path in found:
+                    raise StateMismatchError(
+                        f"eval_params: {sorted({found[path], scope + part})} all keep averaged parameters of {path!r}, "
+                        f"one was expected. Keep one of them."
+                    )
+                found[path] = scope + part
+                stacked = value.ndim > np.ndim(flat[path])
+                wide = widen(value, jnp.float32)
+                new[path] = leave(jnp.mean(wide, axis=0) if stacked else wide, flat[path].dtype)
+    return layout.unflatten(new)

@@ -14,7 +14,7 @@ from jopt.engine import KEY_IMPLEMENTATIONS, Parts, Plan, Tree, check_leaves, wa
 from jopt.paths import Flat, TreeMismatchError, Where, flatten
 from jopt.paths import mask as mask_
 from jopt.paths import where as where_
-from jopt.rule import LIVE, Group, Own, Part, Rule, Whole, chain_call, make_part
+from jopt.rule import LIVE, Group, Own, Part, Rule, Several, Whole, chain_call, make_part
 from jopt.state import State
 from jopt.update import update as run_update
 
@@ -117,6 +117,11 @@ def rule(
     domain: Mapping[str, str] | None = None,
     reads: str = "element",
     complex: str | None = None,
+    refresh: Callable[..., dict[str, Any]] | None = None,
+    every: str | None = None,
+    axes: str | None = None,
+    transposes: bool = False,
+    lands: bool = False,
     key: Any = None,
 ) -> Transform:
     """Lift an update for one array to a transform over trees.
@@ -134,12 +139,15 @@ def rule(
         domain: name to interval, such as ``"[0, 1)"``, checked on plain numbers.
         reads: "element", "array", "matrix" or "tree"; see `jopt.Rule`.
         complex: "pair", "native" or None; see `jopt.Rule`.
+        refresh, every: dear work that is not done in each update; see `jopt.Rule`.
+        axes, transposes: what a matrix rule may take for a matrix, and which run together; see `jopt.Rule`.
+        lands: whether it rounds the stepped parameter itself; see `jopt.Rule`.
         key: seed or key of a random rule (one whose step names ``key``).
 
     Raises:
         TypeError, ValueError: a number that is no scalar or outside its domain, an unused name.
     """
-    of = Rule(name, step, slots, shared, reads, complex)
+    of = Rule(name, step, slots, shared, reads, complex, refresh, every, axes, transposes, lands)
     return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, key=_seed(name, key)),))
 
 
@@ -150,16 +158,22 @@ def whole(
     static: Mapping[str, Any] | None = None,
     domain: Mapping[str, str] | None = None,
     inner: Any = None,
+    key: Any = None,
 ) -> Transform:
     """Lift a part written by hand on the flat form (see `jopt.Whole`) to a transform.
 
     Args:
         of: its functions.
         hyper, static, domain: as for `rule`.
-        inner: a transform it wraps; its functions then name ``inner``.
+        inner: a transform it wraps, or a dict of several by name; its functions then name ``inner``.
+        key: seed or key of a random part (one whose update names ``key``, a key of this step).
     """
-    inner = inner if inner is None or isinstance(inner, Transform) else as_transform(inner, of.name)
-    return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, inner=inner),))
+    if isinstance(inner, dict):
+        inner = Several(tuple((name, as_transform(tx, of.name)) for name, tx in inner.items()))
+    elif inner is not None:
+        inner = as_transform(inner, of.name)
+    key = _seed(of.name, key)
+    return make_transform((make_part(of, hyper or {}, static or {}, domain or {}, inner=inner, key=key),))
 
 
 # Foreign transforms ------------------------------------------------------------------------------
@@ -259,9 +273,15 @@ def _skeleton(part: Part | Group) -> Part | Group:
     return dataclasses.replace(
         part,
         hyper=tuple((name, value if callable(value) else LIVE) for name, value in part.hyper),
-        inner=plan_of(part.inner.parts) if isinstance(part.inner, Transform) else part.inner,
+        inner=_inner_plan(part.inner),
         key=None if part.key is None else LIVE,
     )
+
+
+def _inner_plan(inner: Any) -> Any:
+    if isinstance(inner, Several):
+        return Several(tuple((name, _inner_plan(tx)) for name, tx in inner.members))
+    return plan_of(inner.parts) if isinstance(inner, Transform) else inner
 
 
 def numbers_of(parts: Parts) -> dict[str, Any]:
@@ -269,8 +289,7 @@ def numbers_of(parts: Parts) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for part in walk(parts):
         numbers |= {f"{part.name}/{name}": scalars.raw(v) for name, v in part.hyper if not callable(v)}
-        if isinstance(part.inner, Transform):
-            numbers[f"{part.name}/"] = numbers_of(part.inner.parts)
+        numbers |= {below: numbers_of(tx.parts) for below, tx in part.wrapped if isinstance(tx, Transform)}
         if part.key is not None:
             key = scalars.raw(part.key)
             numbers[f"{part.name}/key"] = np.asarray(key, np.uint32) if isinstance(key, int | tuple) else key
@@ -331,7 +350,7 @@ def _update(plan: Plan, mode: str, numbers: Any, grads: Any, state: Any, params:
     else:
         p, params_layout = flatten(params)
         check_leaves("update", p)
-        trained = _matching(g, p)
+        trained = _matching(_without_examples(g, p) if plan.takes_examples else g, p)
         g |= {path: _as_wide(g[path], p[path]) for path in trained}
         tree = Tree.of(p, params_layout, trained)
         layout = params_layout if mode == "apply" else layout
@@ -380,6 +399,31 @@ def _matching(grads: Flat, params: Flat) -> tuple[str, ...]:
     return tuple(trained)
 
 
+def _without_examples(grads: Flat, params: Flat) -> Flat:
+    """The gradients as they will be once their leading axis of examples, if all have one, is reduced.
+
+    Raises:
+        TreeMismatchError: some have that axis and some do not, or it has several lengths.
+    """
+    counts: dict[int | None, str] = {}
+    reduced = dict(grads)
+    for path, g in grads.items():
+        p = params.get(path)
+        if g is None or p is None or not (dtypes.is_trained(g) and dtypes.is_trained(p)):
+            continue
+        has_axis = np.ndim(g) == np.ndim(p) + 1 and np.shape(g)[1:] == np.shape(p)
+        counts.setdefault(np.shape(g)[0] if has_axis else None, path)
+        if has_axis:
+            reduced[path] = jax.ShapeDtypeStruct(np.shape(p), dtypes.dtype_of(g))
+    if len(counts) > 1:
+        found = ", ".join(f"{path!r} {_describe(grads[path])}" for path in counts.values())
+        raise TreeMismatchError(
+            f"update(grads, state, params): the gradients are {found}, one number of examples along a leading axis of "
+            f"all was expected, or none. Take them all by one jax.vmap(jax.grad(loss), in_axes=(None, 0))."
+        )
+    return reduced
+
+
 def _as_wide(g: Any, p: Any) -> Any:
     """The gradient, in the compute dtype of the parameter if its own is another (float32 beside float64)."""
     dtype = dtypes.compute_dtype(dtypes.dtype_of(p))
@@ -405,5 +449,6 @@ def leaves_of(parts: Parts) -> Iterator[Part]:
     """Every part of a transform, those inside wrappers included."""
     for part in walk(parts):
         yield part
-        if isinstance(part.inner, Transform):
-            yield from leaves_of(part.inner.parts)
+        for _, tx in part.wrapped:
+            if isinstance(tx, Transform):
+                yield from leaves_of(tx.parts)

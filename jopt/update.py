@@ -6,6 +6,7 @@ leaf. What needs more (a norm of the whole tree, a batch of matrices, a part wri
 flushes the leaves it reads: one inner call per leaf runs its whole pending program.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt import scalars
-from jopt.engine import Plan, Tree, scalar
-from jopt.kernel import named, split_numbers
-from jopt.linalg import Gradients
+from jopt import dtypes, scalars
+from jopt.axes import View
+from jopt.engine import Plan, Tree, formats_of, scalar, views
+from jopt.formats import FORMATS, Chance, Stored, is_random, narrow, widen
+from jopt.kernel import named, split_numbers, view_of
+from jopt.linalg import Gradients, is_sharded
 from jopt.paths import Flat, TreeMismatchError
-from jopt.rule import LIVE, Own, Part, Rule, Whole
+from jopt.rule import LEAF_KEYWORDS, LIVE, Own, Part, Rule, Whole, keywords
 from jopt.state import State, StateMismatchError
 
 
@@ -60,16 +63,24 @@ def update(
 class Inner:
     """A wrapped transform as its wrapper sees it: on flat trees in the compute dtype."""
 
-    def __init__(self, plan: Plan, tree: Tree, numbers: Any, extra: Mapping[str, Any]):
+    def __init__(self, plan: Plan, tree: Tree, numbers: Any, extra: Mapping[str, Any], rest: Flat):
         self._plan, self._tree = plan, tree
         self._callables = {name: value for name, value in extra.items() if callable(value)}
         arrays = {name: value for name, value in extra.items() if not callable(value)}
-        self.operands: Any = (numbers, arrays)  # `control.run_if` must be handed them: its work closes over no tracer
+        self.operands: Any = (
+            numbers,
+            arrays,
+            rest,
+        )  # `control.run_if` must be handed them: its work closes over no tracer
 
     def given(self, operands: Any) -> "Inner":
         """The same transform with its numbers and extras read from `operands`."""
-        numbers, arrays = operands
-        return Inner(self._plan, self._tree, numbers, self._callables | arrays)
+        numbers, arrays, rest = operands
+        return Inner(self._plan, self._tree, numbers, self._callables | arrays, rest)
+
+    def init(self, params: Flat) -> State:
+        """A fresh state."""
+        return self._plan.init(self.operands[0], params, self._tree)
 
     def update(self, grads: Flat, state: State, params: Flat | None) -> tuple[Flat, State]:
         """Updates in the compute dtype, and the new state; the gradients may be as the user gave them."""
@@ -80,8 +91,9 @@ class Inner:
         return self._run(grads, state, params, "apply")
 
     def _run(self, grads, state, params, mode):
-        numbers, arrays = self.operands
+        numbers, arrays, rest = self.operands
         extra = self._callables | arrays
+        params = None if params is None else rest | params
         return update(self._plan, numbers, grads, state, params, self._tree, extra, mode=mode)
 
 
@@ -93,6 +105,7 @@ class _Update:
         self.tree, self.extra, self.mode = tree, extra, mode
         self.values = {path: grads[path] for path in tree.trained}
         self.entered: set[str] = set()  # leaves in the compute dtype, saturated
+        self.wide: set[str] = set()  # leaves whose update leaves in the compute dtype
         self.pending: dict[str, list[int]] = {path: [] for path in tree.trained}
         self.hyper, self.base = self._resolve_hyper()
         self.slots = {part: {slot: dict(flat) for slot, flat in s.items()} for part, s in state.slots.items()}
@@ -103,15 +116,19 @@ class _Update:
         }
         self.numbers_of: dict[int, dict[str, Any]] = {}
         self.packed: dict[tuple[int, ...], Any] = {}
+        self.views: dict[int, dict[str, View]] = {}  # how leaves are matrices, by part
         self.norms: dict[Any, jax.Array] = {}
         self.measures: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
         claims = self.plan.claims(self.tree)
-        for part, paths in zip(self.plan.flat, claims, strict=True):
-            self._check_slots(part, paths)
+        for index, (part, paths) in enumerate(zip(self.plan.flat, claims, strict=True)):
+            self._check_slots(index, part, paths)
         last = len(self.plan.flat) - 1
         for index, (part, paths) in enumerate(zip(self.plan.flat, claims, strict=True)):
+            lands = isinstance(part.of, Rule) and part.of.lands
+            lands |= any(inner.lands for _, inner in part.wrapped if isinstance(inner, Plan))
+            self.wide |= set(paths) if lands else set()
             if isinstance(part.of, Whole):
                 apply = part.of.apply if index == last and self.mode == "apply" else None
                 if apply is not None and len(paths) == len(self.values):
@@ -153,12 +170,18 @@ class _Update:
                 hyper[name] = scalar(value(state.count), name)
         return hyper, base
 
-    def _check_slots(self, part: Part, paths: tuple[str, ...]) -> None:
-        if not isinstance(part.of, Rule) or part.of.slots is None:
+    def _check_slots(self, index: int, part: Part, paths: tuple[str, ...]) -> None:
+        if not isinstance(part.of, Rule):
+            return
+        declared = views(part, self.tree)
+        if part.of.axes is not None or part.of.reads == "matrix":
+            found = {path: view_of(part, path, self.tree.leaves[path], declared) for path in paths}
+            self.views[index] = {path: view for path, view in found.items() if view is not None}
+        if part.of.slots is None:
             return
         held = self.slots.get(part.name, {})
         for path in paths:
-            expected = self.plan.kernels.slot_shapes(part, self.tree.leaves[path], self.hyper)
+            expected = self.plan.kernels.slot_shapes(part, self.tree.leaves[path], self.hyper, declared)
             got = {slot: tuple(flat[path].shape) for slot, flat in held.items() if path in flat}
             if got != expected:
                 raise StateMismatchError(
@@ -166,12 +189,28 @@ class _Update:
                     f"{part.name} holds {got}, {expected} was expected. The state was made for other parameters: "
                     f"make one with init(params)."
                 )
+        self._check_formats(part, held)
         left_over = sorted({path for flat in held.values() for path in flat} - self.tree.leaves.keys())
         if left_over:
             raise StateMismatchError(
                 f"update: the state of {part.name} holds {left_over}, which the gradients do not have. "
                 f"Pass gradients of the same tree as the parameters that init was given."
             )
+
+    def _check_formats(self, part: Part, held: Mapping[str, Mapping[str, Any]]) -> None:
+        chosen = formats_of(part, self.tree)
+        for slot, flat in held.items():
+            for path, x in flat.items():
+                got = x.format.name if isinstance(x, Stored) else None
+                asked = chosen.get((slot, path))
+                real = jnp.issubdtype(x.dtype, jnp.floating)
+                expected = asked if asked is not None and real and FORMATS[asked].boxed else None
+                if got != expected:
+                    raise StateMismatchError(
+                        f"update: the state of {part.name} holds the slot {slot!r} of {path!r} as {got or x.dtype}, "
+                        f"{expected or 'an array'} was expected. It was made with another jopt.store: make one with "
+                        f"init(params)."
+                    )
 
     # Numbers -------------------------------------------------------------------------------------
 
@@ -196,8 +235,10 @@ class _Update:
             available |= shared
         if part.key is not None:
             available["key"] = (self.scalars[part.name]["key"], self.state.count)
-        static = {name for name, _ in part.static}
-        return {name: value for name, value in named(rule.step, available, part).items() if name not in static}
+        available |= dict.fromkeys(LEAF_KEYWORDS)  # the kernel knows them
+        static = {name for name, _ in part.static} | LEAF_KEYWORDS
+        found = named(rule.step, available, part) | (named(rule.refresh, available, part) if rule.refresh else {})
+        return {name: value for name, value in found.items() if name not in static}
 
     def _packed(self, program: tuple[int, ...]) -> Any:
         if program not in self.packed:
@@ -214,12 +255,15 @@ class _Update:
             if not program and (mode is None or (mode == "compute" and not entering)):
                 continue
             names, vector, others = self._packed(program)
-            dtype = self.tree.leaves[path].dtype
-            kernel = self.plan.kernels.leaf(program, names, entering, mode or "compute", dtype)
+            dtype = self.tree.leaf(path).dtype
+            viewed = tuple((index, self.views[index][path]) for index in program if index in self.views)
+            wide = path in self.wide
+            kernel = self.plan.kernels.leaf(program, names, entering, mode or "compute", dtype, wide, viewed)
             p = None if self.params is None else self.params[path]
-            self.values[path], new = kernel(
-                self.values[path], self._slots_at(program, path), p, vector, others, _salt(path) if others else None
-            )
+            slots = self._slots_at(program, path)
+            count = self._clock(program, slots)
+            seed = None if count is None and not others else salt(path)
+            self.values[path], new = kernel(self.values[path], slots, p, vector, others, seed, count)
             self._store(new, path)
             self.pending[path] = []
             self.entered.add(path)
@@ -228,35 +272,62 @@ class _Update:
         self._flush(paths, "compute")
         self.numbers_of[index] = self._numbers_for(part, paths)
         names, vector, others = self._packed((index,))
-        batches: dict[Any, list[str]] = {}
+        batches: dict[Any, list[tuple[str, View]]] = {}
+        held = {path: self._slots_at((index,), path).get(index, {}) for path in paths}
         for path in paths:
-            batches.setdefault(jax.typeof(self.values[path]), []).append(path)  # shape, dtype and sharding
-        for batch in batches.values():
-            run = self.plan.kernels.matrices(index, names)
+            kind, view = self._batch_of(part, path, self.views[index][path], held[path])
+            batches.setdefault(kind, []).append((path, view))
+        number = {path: math.prod(view.batch(self.values[path].shape)) for path, view in self.views[index].items()}
+        first, total = 0, sum(number.values())
+        for members in batches.values():
+            batch, viewed = zip(*members, strict=True)
+            turns = (first, total) if part.rule.refresh is not None else ()
+            first += sum(number[path] for path in batch)
+            run = self.plan.kernels.matrices(index, names, viewed, self.tree.leaf(batch[0]).dtype, *turns)
             grads = [self.values[path] for path in batch]
-            slots = [self._slots_at((index,), path).get(index, {}) for path in batch]
+            slots = [held[path] for path in batch]
             params = [None if self.params is None else self.params[path] for path in batch]
-            results = run(grads, slots, params, vector, others, [_salt(path) for path in batch])
+            results = run(grads, slots, params, vector, others, [salt(path) for path in batch], self.state.count)
             for path, (value, new) in zip(batch, results, strict=True):
                 self.values[path] = value
                 self._store({index: new}, path)
 
+    def _batch_of(self, part: Part, path: str, view: View, slots: Mapping[str, Any]) -> tuple[Any, View]:
+        """What matrices that run together have in common, and how this leaf is seen in its batch."""
+        x = self.values[path]
+        rows, columns = view.sides(x.shape)
+        if part.rule.transposes and rows > columns and not is_sharded(x):
+            view, rows, columns = view.transposed, columns, rows
+        layout = (view, jax.typeof(x)) if is_sharded(x) else None
+        stored = tuple((name, x.dtype, x.format if isinstance(x, Stored) else None) for name, x in slots.items())
+        return (rows, columns, x.dtype, self.tree.leaf(path).dtype, stored, layout), view
+
     def _run_whole(self, part: Part, paths: tuple[str, ...], function: Any) -> None:
         self._flush(paths, "compute" if part.whole.enters else None)
-        own = Own(self.slots.get(part.name, {}), self.scalars.get(part.name, {}), self.inner.get(part.name))
-        tree, inner = self.tree.only(paths), part.inner
-        if isinstance(inner, Plan):
-            inner = Inner(inner, tree, self.numbers[f"{part.name}/"], self.extra)
-        available = self.available | dict(part.static) | self._hyper_of(part)
-        available |= {"layout": tree.layout, "inner": inner, "extra": self.extra}
-        available |= {"measures": self.measures, "norms": self.norms}
-        grads = {path: self.values[path] for path in paths}
+        held = self.slots.get(part.name, {})
+        slots = {slot: {path: self._open(x, part, path) for path, x in flat.items()} for slot, flat in held.items()}
+        kept = dict(self.scalars.get(part.name, {}))
+        key = {"key": kept.pop("key")} if part.key is not None else {}
+        own = Own(slots, kept, self.inner.get(part.name))
+        tree, grads = self.tree.only(paths), {path: self.values[path] for path in paths}
         params = None if self.params is None else {path: self.params[path] for path in paths}
+        rest = {path: p for path, p in (self.params or {}).items() if path not in grads}
+
+        def running(below, inner):
+            return Inner(inner, tree, self.numbers[below], self.extra, rest) if isinstance(inner, Plan) else inner
+
+        inner = part.over_inner(running)
+        available = self.available | dict(part.static) | self._hyper_of(part)
+        available |= {"layout": tree.layout, "rest": rest, "inner": inner, "extra": self.extra}
+        available |= {"measures": self.measures, "norms": self.norms}
+        if key:
+            available["key"] = jax.random.fold_in(key["key"], self.state.count)
         if params is None and function is part.whole.apply:
             raise TypeError(f"apply_gradients: {part.name} was given params=None, the parameters were expected.")
         values, own = function(grads, own, params, **named(function, available, part))
-        if isinstance(inner, Inner):
-            inner.operands = None  # JAX keeps the closure of `run_if`, which must not keep tracers
+        for handle in inner.values() if isinstance(inner, dict) else [inner]:
+            if isinstance(handle, Inner):
+                handle.operands = None  # JAX keeps the closure of `run_if`, which must not keep tracers
         if values.keys() != grads.keys():
             raise TreeMismatchError(
                 f"{part.name}: it returned updates for {sorted(values)}, {sorted(grads)} was expected. "
@@ -264,11 +335,31 @@ class _Update:
             )
         self.values |= values
         self.entered |= set(paths)
-        for kept, new in ((self.slots, own.slots), (self.scalars, own.scalars)):
-            if new:
-                kept[part.name] = new
+        if own.slots:
+            self.slots[part.name] = {
+                slot: {path: self._close(x, held.get(slot, {}).get(path), part, slot, path) for path, x in flat.items()}
+                for slot, flat in own.slots.items()
+            }
+        if own.scalars or key:
+            self.scalars[part.name] = own.scalars | key
         if own.inner is not None:
             self.inner[part.name] = own.inner
+
+    def _clock(self, program: tuple[int, ...], slots: Any) -> Any:
+        """The count, where a format or a step draws from a `Chance`; else None."""
+        draws = any("chance" in keywords(self.plan.flat[index].rule.step) for index in program)
+        return self.state.count if draws or is_random(slots) else None
+
+    def _open(self, x: Any, part: Part, path: str) -> Any:
+        """A slot as a whole sees it."""
+        leaf = self.tree.leaves.get(path)
+        return widen(x, jnp.finfo(dtypes.compute_dtype(leaf.dtype)).dtype) if part.storage and leaf else x
+
+    def _close(self, x: Any, before: Any, part: Part, slot: str, path: str) -> Any:
+        """What a whole made of a slot, in the format of the one it replaces; only its storage stands for that."""
+        if not part.storage or before is None:
+            return x
+        return narrow(x, before, Chance(salt(path)).fold(self.state.count, salt(slot)))
 
     def _slots_at(self, program: tuple[int, ...], path: str) -> dict[int, dict[str, Any]]:
         found = {}
@@ -283,5 +374,6 @@ class _Update:
                 self.slots[self.plan.flat[index].name][slot][path] = x
 
 
-def _salt(path: str) -> np.uint32:
-    return np.uint32(zlib.crc32(path.encode()))  # stable across processes, unlike hash()
+def salt(path: str) -> np.uint32:
+    """A number of the path, to fold into random keys; stable across processes, unlike `hash`."""
+    return np.uint32(zlib.crc32(path.encode()))

@@ -274,13 +274,27 @@ def test_weight_decay_is_decoupled_and_of_kernels_otherwise():
     np.testing.assert_array_equal(updates["layer"]["bias"], 0)
 
 
-@pytest.mark.parametrize("name", optimizers.__all__)
+@pytest.mark.parametrize("name", sorted(set(optimizers.__all__) - cli_train.ASK_MORE.keys()))
 def test_every_optimizer_takes_every_option(name):
     given = settings(optimizer=name, learning_rate=0.01, weight_decay=0.1, clip=1.0, schedule="cosine")
     tx, _ = cli_train.chain_of(given, 10)
     params = {"layer": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}
     state = jax.eval_shape(tx.init, params)
-    assert jax.eval_shape(tx.update, params, state, params)[1] == state
+
+    def update(grads, state, params):
+        # What `fit` gives; who does not ask for them does not get them.
+        return tx.update(grads, state, params, value=jnp.ones(()), value_fn=lambda p: jnp.sum(p["layer"]["bias"]))
+
+    new = jax.eval_shape(update, params, state, params)[1]
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert jax.tree.leaves(new) == jax.tree.leaves(state)
+
+
+@pytest.mark.parametrize("name", cli_train.ASK_MORE)
+def test_an_optimizer_that_asks_for_more_is_an_error_that_says_for_what(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*SHORT, "--optimizer", name, "--learning-rate", "0.1"])
+    assert cli_train.ASK_MORE[name] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", cli_train.SCHEDULES)

@@ -11,13 +11,13 @@ import jopt
 ROOT = Path(jopt.__file__).parent
 
 LAYERS = (
-    ("scalars", "paths", "dtypes", "linalg", "control"),
-    ("rule", "state", "kernel", "engine", "update", "transform"),
-    ("schedules", "clip", "regularize", "plateau", "rules"),
-    ("partition", "wrap"),
-    ("optimizers", "apply", "explain"),
+    ("scalars", "paths", "dtypes", "linalg", "polar", "axes", "control", "formats"),
+    ("rule", "state", "chunks", "kernel", "engine", "update", "transform"),
+    ("schedules", "clip", "regularize", "plateau", "privacy", "rules"),
+    ("partition", "wrap", "storage"),
+    ("optimizers", "apply", "explain", "migrate"),
     ("data",),
-    ("train", "models", "testing"),
+    ("train", "models", "testing", "solvers"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -80,7 +80,7 @@ def test_no_two_modules_import_each_other_in_a_circle():
 
 
 # The parts that rules and wrappers are written in: they see flat dictionaries and single arrays.
-FLAT = ("rules", "clip", "regularize", "plateau", "schedules", "optimizers", "partition", "wrap")
+FLAT = ("rules", "storage", "clip", "regularize", "plateau", "schedules", "optimizers", "partition", "wrap")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "jopt" and part_of(name) in FLAT])

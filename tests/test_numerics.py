@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import EVERYTHING, OPTIMIZERS
+from zoo import EVERYTHING
+from zoo.classic import OPTIMIZERS
 
 import jopt
 from jopt import linalg

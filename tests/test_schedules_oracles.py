@@ -82,6 +82,12 @@ def oracle_exponential(
     return value
 
 
+def oracle_half_life(t, init_value, end_value, transition_steps):
+    half_lives = [math.log(0.5) / math.log(value) for value in (init_value, end_value)]
+    x = min(t / transition_steps, 1.0)
+    return 0.5 ** (1 / ((1 - x) * half_lives[0] + x * half_lives[1]))
+
+
 def oracle_cosine(t, init_value, decay_steps, alpha=0.0, exponent=1.0):
     return half_cosine(t, init_value, alpha * init_value, decay_steps, exponent)
 
@@ -227,6 +233,14 @@ ORACLES = {
             {"init_value": 1e-3, "transition_steps": 10, "decay_rate": 1.5, "end_value": 0.1},
             {"init_value": 1.0, "transition_steps": 2**24 + 1, "decay_rate": 0.5, "staircase": True},
             {"init_value": 1.0, "transition_steps": 3, "decay_rate": 0.1, "transition_begin": 2**25},
+        ],
+    ),
+    "half_life_schedule": (
+        oracle_half_life,
+        [
+            {"init_value": 0.9, "end_value": 0.9999, "transition_steps": 1000},
+            {"init_value": 0.8, "end_value": 0.2, "transition_steps": 20},
+            {"init_value": 0.9, "end_value": 0.99, "transition_steps": LAST},
         ],
     ),
     "cosine_decay_schedule": (

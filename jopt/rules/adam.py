@@ -99,6 +99,13 @@ def scale_by_uncorrected_adam(
     )
 
 
+def lookahead_weights(t, b1, nesterov):
+    """The weights of m and g in the corrected mean: of Adam's, or of NAdam's that looks a step ahead."""
+    if nesterov:
+        return {"of_m": b1 / (1 - b1 ** (t + 1)), "of_g": (1 - b1) / (1 - b1**t)}
+    return {"of_m": 1 / (1 - b1**t), "of_g": jnp.zeros_like(t)}
+
+
 def nadam_shared(*, t, b1, b2):
     return {"c1": 1 - b1**t, "c1_next": 1 - b1 ** (t + 1), "c2": 1 - b2**t}
 

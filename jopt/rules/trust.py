@@ -69,3 +69,32 @@ def normalize_by_update_norm(
         reads="tree",
         complex="pair",
     )
+
+
+def normalize_shared(grads, *, axis_name):
+    norm = grads.norm(axis_name)
+    return {"norm": jnp.where(norm > 0, norm, 1)}
+
+
+def normalize_step(g, s, p, *, norm):
+    return g / norm, s
+
+
+def normalize(*, axis_name: str | None = None) -> Transform:
+    """Divide the whole update by its Euclidean norm.
+
+        u = g / ‖g‖,   ‖g‖ over all arrays;   0 where ‖g‖ = 0
+
+    Args:
+        axis_name: mesh axes of an enclosing `shard_map` to take the norm over; None is local.
+
+    Differs: optax divides zero by zero.
+    """
+    return rule(
+        "normalize",
+        normalize_step,
+        shared=normalize_shared,
+        static={"axis_name": axis_name},
+        reads="tree",
+        complex="pair",
+    )

@@ -74,6 +74,41 @@ class linear_schedule(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
+class half_life_schedule(Schedule):
+    """Go from one decay rate of an average to another, such that its half-life moves along a line.
+
+        x        = clip(t / transition_steps, 0, 1)
+        value(t) = exp(1 / ((1 − x) / ln init_value + x / ln end_value))
+
+    For the `b3` of `scale_by_ademamix`, whose memory so grows by the same number of steps at each step.
+
+    Args:
+        init_value: decay rate at step 0, in (0, 1).
+        end_value: decay rate from step `transition_steps` on, in (0, 1).
+        transition_steps: length of the way, at least 1.
+
+    Reference: [pagliardini2025ademamix], section 3.
+    """
+
+    init_value: Number
+    end_value: Number
+    transition_steps: int
+
+    def __post_init__(self) -> None:
+        self._numbers("init_value", "end_value", domain="(0, 1)")
+        self._steps("transition_steps", at_least=1)
+
+    def _at(self, count: jax.Array) -> Any:
+        left, done = progress(count, whole(self.transition_steps))
+        start, end = real(self.init_value), real(self.end_value)
+        value = jnp.exp(1 / (left / jnp.log1p(start - 1) + done / jnp.log1p(end - 1)))
+        return jnp.where(done <= 0, start, jnp.where(left <= 0, end, value))
+
+    def _span(self) -> int:
+        return self.transition_steps
+
+
+@dataclass(frozen=True, repr=False)
 class polynomial_schedule(Schedule):
     """Go from one value to another along a power of the steps left.
 

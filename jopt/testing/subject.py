@@ -52,6 +52,8 @@ class Subject:
         matrices_only: whether it refuses everything that is not 2-D.
         random: whether it draws random numbers.
         reads_paths: whether it treats leaves by their names.
+        lands: whether it rounds the stepped parameters itself: updates of narrow ones are then float32, and no
+            rounding of those of wider ones.
         plain: whether it compares, prints and pickles by configuration; not so with closures or
             foreign transforms inside.
         ulps: roundings by which two ways to compute the same may differ, of the largest element.
@@ -70,6 +72,7 @@ class Subject:
     matrices_only: bool = False
     random: bool = False
     reads_paths: bool = False
+    lands: bool = False
     plain: bool = True
     ulps: float = 64
     compiled: bool = False
@@ -170,8 +173,9 @@ def configured(parts: Any, scope: str = "") -> Iterator[tuple[str, Any, bool]]:
     for part in walk(parts):
         for name, value in part.hyper:
             yield f"{scope}{part.name}/{name}", value, callable(value)
-        if isinstance(part.inner, Transform):
-            yield from configured(part.inner.parts, f"{scope}{part.name}/")
+        for below, tx in part.wrapped:
+            if isinstance(tx, Transform):
+                yield from configured(tx.parts, f"{scope}{below}")
 
 
 def default_params(matrices_only: bool = False) -> Any:

@@ -1,5 +1,6 @@
 """Norms of gradients, updates and parameters, recorded beside a transform."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jopt.rule import Own, Whole
 from jopt.scalars import scalar_dtype
 from jopt.state import states
 from jopt.transform import Transform, whole
+from jopt.wrap.measures import MeasuresState, SnapshotState, monitor_measures
 
 _NAMES = ("grad_norm", "update_norm", "param_norm", "update_ratio", "clip_factor")
 
@@ -72,19 +74,26 @@ def monitor(tx: Any) -> Transform:
     `tx` clips by it. Read them with `monitored`.
 
     Args:
-        tx: the transform to watch.
+        tx: the transform to watch; or, as in optax, a dict of names and functions of the updates (or
+            `measure_with_ema` of one), which are then measured at this place of a chain.
     """
+    if isinstance(tx, Mapping):
+        return monitor_measures(tx)
     return chain(monitor_gradients(), tx, monitor_updates())
 
 
 def monitored(state: Any) -> dict[str, Any]:
-    """What `monitor` recorded in the last update, from a state of any nesting; empty without one.
+    """What `monitor` and `snapshot` recorded in the last update, from a state of any nesting; empty without one.
 
     Names are prefixed by what the monitor is inside of (``accumulate/grad_norm``); those of a second
     monitor in one chain by ``monitor_2/``, and so on, in the order in which they end.
     """
     found = {}
     for scope, s in states(state):
+        for part, kept in s.inner.items():
+            prefix = scope + part.rpartition("/")[0] + ("/" if "/" in part else "")
+            if isinstance(kept, SnapshotState | MeasuresState):
+                found |= {prefix + name: value for name, value in kept[0].items()}
         for part, values in s.scalars.items():
             group, slash, name = part.rpartition("/")
             if name.startswith(UPDATES.name):

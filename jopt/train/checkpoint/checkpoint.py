@@ -163,8 +163,9 @@ def _schedules(parts: Parts, scope: str) -> dict[str, str]:
 def _hyper(parts: Parts, scope: str) -> Iterator[tuple[str, Any]]:
     for part in walk(parts):
         yield from ((f"{scope}{part.name}/{name}", value) for name, value in part.hyper)
-        if isinstance(part.inner, Transform):
-            yield from _hyper(part.inner.parts, f"{scope}{part.name}/")
+        for below, tx in part.wrapped:
+            if isinstance(tx, Transform):
+                yield from _hyper(tx.parts, f"{scope}{below}")
 
 
 def _described(value: Any) -> str:

@@ -1,17 +1,8 @@
-"""Optimizers: chains of rules under the names, defaults and arguments of optax.
-
-Every number may be a schedule, and every one can be read and set in a running state.
-`learning_rate` is γ ≥ 0, the size of the step; `where=` is a glob, regex or predicate that chooses
-which parameters decay, `mask=` the same in optax's form; `mu_dtype` and `accumulator_dtype` store the
-momentum in another dtype.
-"""
+"""The classics: gradient descent, momentum, AdaGrad, RMSProp, Adam, signs and trust ratios."""
 
 from typing import Any
 
-from jopt.linalg import MUON_COEFFICIENTS
-from jopt.partition import chain, partition
-from jopt.paths import everything_else, ndim
-from jopt.paths import where as choose
+from jopt.partition import chain
 from jopt.regularize import add_decayed_weights
 from jopt.rules import (
     scale_by_adadelta,
@@ -21,11 +12,9 @@ from jopt.rules import (
     scale_by_ema,
     scale_by_learning_rate,
     scale_by_lion,
-    scale_by_muon,
     scale_by_nadam,
     scale_by_rms,
     scale_by_rss,
-    scale_by_shape,
     scale_by_sign,
     scale_by_stddev,
     scale_by_trust_ratio,
@@ -47,7 +36,6 @@ __all__ = [
     "lars",
     "lion",
     "momentum",
-    "muon",
     "nadam",
     "nadamw",
     "nesterov",
@@ -355,55 +343,3 @@ def lamb(
         scale_by_trust_ratio(),
         scale_by_learning_rate(learning_rate),
     )
-
-
-def muon(
-    learning_rate: ScalarOrSchedule,
-    ns_coeffs: tuple[Any, ...] = MUON_COEFFICIENTS,
-    ns_steps: int = 5,
-    beta: ScalarOrSchedule = 0.95,
-    eps: ScalarOrSchedule = 1e-8,
-    weight_decay: ScalarOrSchedule = 0.0,
-    weight_decay_mask: Any = None,
-    mu_dtype: Any = None,
-    *,
-    nesterov: bool = True,
-    adam_b1: ScalarOrSchedule = 0.9,
-    adam_b2: ScalarOrSchedule = 0.999,
-    adam_eps_root: ScalarOrSchedule = 0.0,
-    adam_weight_decay: ScalarOrSchedule = 0.0,
-    adam_learning_rate: ScalarOrSchedule | None = None,
-    consistent_rms: ScalarOrSchedule | None = None,
-    where: Any = None,
-) -> Transform:
-    """Muon on matrices, AdamW on everything else.
-
-    Matrices: see `scale_by_muon` and `scale_by_shape`. Their numbers are named ``muon/...``, those
-    of the other parameters ``adam/...``.
-
-    Args:
-        where: which matrices go to Muon; None takes every 2-D parameter. Send embeddings and heads
-            to Adam: ``where=~path("embed*|head*")``.
-        adam_learning_rate: None takes `learning_rate`.
-        consistent_rms: 0.2 gives updates of AdamW's size, so that its learning rate carries over.
-
-    A tree without matrices, or without anything else, runs all the same.
-    """
-    matrices = ndim(2) if where is None else ndim(2) & choose(where)
-    muon_parts = chain(
-        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov=nesterov),
-        scale_by_shape(consistent_rms),
-        add_decayed_weights(weight_decay, weight_decay_mask),
-        scale_by_learning_rate(learning_rate),
-    )
-    adam_parts = adamw(
-        learning_rate if adam_learning_rate is None else adam_learning_rate,
-        adam_b1,
-        adam_b2,
-        eps,
-        adam_eps_root,
-        mu_dtype,
-        adam_weight_decay,
-        nesterov=nesterov,
-    )
-    return partition([("muon", matrices, muon_parts), ("adam", everything_else, adam_parts)], idle="allow")

@@ -1,48 +1,8 @@
-"""The algorithms once more, in plain NumPy and float64, written from the papers and not from jopt's code.
-
-An oracle is one step for one array:
-
-    u = oracle(g, p, s, t, ...)        g gradient, p parameter, t = 1, 2, ...; then the numbers by name
-
-`s` is the array's memory, a dict that is empty before the first step and keeps the paper's symbols.
-u is added to p; a bare rule (scale_by_...) returns the direction that its optimizer subtracts.
-Oracles in OVER_TREES take and return dicts of arrays. Sign rules leave what they took the sign of
-in s["argument"], and the size of the terms it was summed from in s["terms"].
-"""
+"""Transcriptions of the classic optimizers, of clipping and of regularization."""
 
 import math
 
 import numpy as np
-
-OVER_TREES = {"clip_by_global_norm", "normalize_by_update_norm", "reduce_on_plateau"}
-
-
-def record(shapes, steps, seed=7):
-    """Parameters, gradients of magnitudes over 10^[-3, 1] that change at each step, and losses.
-
-    One element of the vector never has a gradient and one has none in the first half; once a whole
-    array has none. The losses fall, then stay about zero.
-    """
-    rng = np.random.default_rng(seed)
-    params = {name: 0.5 * rng.standard_normal(shape) for name, shape in shapes.items()}
-    grads = {}
-    for name, shape in shapes.items():
-        size = (steps, *shape)
-        grads[name] = rng.choice([-1.0, 1.0], size) * 10.0 ** rng.uniform(-3, 1, size)
-    grads["bias"][:, 1] = 0.0
-    grads["bias"][: steps // 2, 2] = 0.0
-    grads["kernel"][steps // 3] = 0.0
-    losses = np.concatenate([np.geomspace(3.0, 0.1, steps // 2), rng.uniform(-0.2, 0.2, steps - steps // 2)])
-    return params, grads, losses
-
-
-def error(got, expected):
-    """Largest difference over all steps, relative to the largest value the element has had up to its step."""
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    scale = np.maximum.accumulate(np.abs(expected), axis=0)
-    same = (got == expected) | (np.isnan(got) & np.isnan(expected))
-    return float(np.max(np.where(same, 0.0, np.abs(got - expected) / np.where(scale > 0, scale, 1e-300)), initial=0.0))
-
 
 # Gradient descent and momentum -------------------------------------------------------------------
 
@@ -292,51 +252,6 @@ def lamb(g, p, s, t, learning_rate, weight_decay=0.0, eps=1e-6, **numbers):
 def normalize_by_update_norm(g, p, s, t, scale_factor=1.0, eps=1e-6):
     factor = scale_factor / (_norm(*g.values()) + eps)
     return {name: factor * x for name, x in g.items()}
-
-
-# Muon --------------------------------------------------------------------------------------------
-
-
-def _newton_schulz(x, coefficients, steps, eps):
-    x = x / (_norm(x) + eps)
-    if x.shape[0] > x.shape[1]:
-        return _iterate(x.T, coefficients, steps).T
-    return _iterate(x, coefficients, steps)
-
-
-def _iterate(x, coefficients, steps):
-    for i in range(steps):
-        a, b, c = coefficients[i] if np.ndim(coefficients) == 2 else coefficients
-        square = x @ x.T
-        x = a * x + b * square @ x + c * square @ square @ x
-    return x
-
-
-def scale_by_muon(g, p, s, t, ns_coeffs=(3.4445, -4.7750, 2.0315), ns_steps=5, beta=0.95, eps=1e-8, nesterov=True):
-    # Jordan et al. 2024, with optax's averaged and corrected momentum.
-    s["m"] = beta * s.get("m", 0.0) + (1.0 - beta) * g
-    m_hat = s["m"] / (1.0 - beta**t)
-    if nesterov:
-        m_hat = beta * s["m"] / (1.0 - beta ** (t + 1)) + (1.0 - beta) * g / (1.0 - beta**t)
-    return _newton_schulz(m_hat, ns_coeffs, ns_steps, eps)
-
-
-def scale_by_shape(g, p, s, t, consistent_rms=None):
-    rows, columns = g.shape  # inputs, outputs: the transpose of torch's weights
-    factor = math.sqrt(max(1.0, columns / rows)) if consistent_rms is None else consistent_rms * math.sqrt(max(g.shape))
-    return factor * g
-
-
-def muon(
-    g, p, s, t, learning_rate, weight_decay=0.0, consistent_rms=None, eps=1e-8, nesterov=True, adam_b1=0.9,
-    adam_b2=0.999, adam_eps_root=0.0, adam_weight_decay=0.0, adam_learning_rate=None, **numbers,
-):  # fmt: skip
-    if np.ndim(g) == 2:
-        o = scale_by_muon(g, p, s, t, eps=eps, nesterov=nesterov, **numbers)
-        return -learning_rate * (scale_by_shape(o, p, s, t, consistent_rms) + weight_decay * p)
-    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    a = scale_by_adam(g, p, s, t, adam_b1, adam_b2, eps, adam_eps_root, nesterov)
-    return -rate * (a + adam_weight_decay * p)
 
 
 # Clipping and cleaning ---------------------------------------------------------------------------

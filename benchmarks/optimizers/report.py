@@ -1,0 +1,115 @@
+"""The table of a race, and its pictures."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import table
+from benchmarks.optimizers.contestants import BASELINE
+from benchmarks.optimizers.protocol import RATES, Result, p_value
+from benchmarks.optimizers.workloads import Workload
+from jopt.train.plots import COLOURS, INK, PALE, STYLE
+
+COLUMNS = {
+    "optimizer": "optimizer",
+    "rate": "rate",
+    "near": "rates near the best",
+    "final": "final loss",
+    "spread": "quartiles",
+    "steps": "steps to target",
+    "reached": "reached",
+    "seconds": "seconds",
+    "state": "state bytes/param",
+    "p": f"p against {BASELINE}",
+    "verdict": "",
+}
+
+
+def rows(workload: Workload, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row for each optimizer, the fastest to the target first."""
+    baseline = next((r for r in results if r.optimizer == BASELINE), None)
+    return [_row(workload, r, baseline) for r in sorted(results, key=_order)]
+
+
+def _order(result: Result) -> tuple[float, float]:
+    return float(np.median(result.steps)), float(np.median(result.curves[:, -1]))
+
+
+def _row(workload: Workload, result: Result, baseline: Result | None) -> dict[str, Any]:
+    final = result.curves[:, -1]
+    low, high = np.quantile(final, [0.25, 0.75], method="nearest")
+    median = float(np.median(result.steps))
+    found = {
+        "optimizer": result.optimizer,
+        "rate": f"{result.rate:.2g}",
+        "near": f"{result.near:.0%}",
+        "final": f"{np.median(final):.4g}",
+        "spread": f"{low:.4g} to {high:.4g}",
+        "steps": "not reached" if math.isinf(median) else f"{median:.0f}",
+        "reached": f"{np.isfinite(result.steps).sum()}/{len(result.steps)}",
+        "seconds": "" if math.isinf(median) else f"{median * result.step_seconds:.3f}",
+        "state": f"{result.state_bytes:.1f}",
+        "p": "",
+        "verdict": "",
+    }
+    if baseline is not None and result is not baseline:
+        p = p_value(result.steps, baseline.steps)
+        better = _order(result) < _order(baseline)
+        found["p"] = f"{p:.4f}" if p >= 1e-4 else "<0.0001"
+        found["verdict"] = ("wins" if better else "loses") if p < 0.01 else "no difference shown"
+    return found
+
+
+def text(workload: Workload, results: Sequence[Result]) -> str:
+    """The table with its heading."""
+    heading = (
+        f"{workload.title}: {workload.unit} after {workload.steps} updates, target {workload.target:g}, "
+        f"measured every {workload.every}"
+    )
+    return f"{heading}\n\n{table(rows(workload, results), COLUMNS)}"
+
+
+def picture(workload: Workload, results: Sequence[Result], path: Path) -> None:
+    """Median curves with quartiles on the left, sensitivity to the rate on the right."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    best = sorted(results, key=_order)
+    shown = best[:6] + [r for r in best[6:] if r.optimizer == BASELINE]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(13, 5.6), layout="constrained")
+        curves, rates = figure.subplots(1, 2)
+        for result, colour in zip(shown, COLOURS, strict=False):
+            _curve(curves, workload, result, colour)
+            rates.plot(RATES, _drawable(np.asarray(result.tuned)), color=colour, marker="o", markersize=4)
+        curves.axhline(workload.target, color=PALE, linewidth=1, linestyle="--")
+        curves.annotate("target", (0, workload.target), color=PALE, ha="left", va="bottom", fontsize=10)
+        finite = np.concatenate([r.curves[np.isfinite(r.curves)] for r in shown])
+        low = min(finite.min(), workload.target)
+        top = np.median([r.curves[:, 0] for r in shown])
+        for axes in (curves, rates):
+            axes.set_yscale("log")
+            axes.set_ylim(low / 1.1, top * 1.1)
+            axes.set_ylabel(workload.unit)
+        curves.set_xlabel("updates")
+        curves.set_title("Median and quartiles of 10 fresh seeds")
+        rates.set_xscale("log")
+        rates.set_xlabel("learning rate")
+        rates.set_title("Final loss at each rate, median of 5 seeds")
+        curves.legend(loc="upper right", frameon=False)
+        figure.suptitle(workload.title, x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
+        figure.savefig(path, dpi=110)
+
+
+def _curve(axes: Any, workload: Workload, result: Result, colour: str) -> None:
+    steps = np.arange(result.curves.shape[1]) * workload.every
+    low, middle, high = (_drawable(np.quantile(result.curves, q, axis=0, method="nearest")) for q in (0.25, 0.5, 0.75))
+    axes.plot(steps, middle, color=colour, label=f"{result.optimizer}, rate {result.rate:.2g}")
+    axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _drawable(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(x), x, np.nan)

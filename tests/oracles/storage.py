@@ -1,0 +1,1 @@
+"""Transcriptions: state in fewer bits."""
