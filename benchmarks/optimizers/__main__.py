@@ -1,47 +1,71 @@
-"""Run the races and write `benchmarks/optimizers/results/`: tables, rows and pictures."""
+"""Race, measure seconds, and write `benchmarks/optimizers/results/`: rows, tables and pictures.
+
+Each race is written as soon as it is over, and is not run again while its rows are there.
+"""
 
 import argparse
-import json
 import time
 from pathlib import Path
 
-from benchmarks.measure import environment
-from benchmarks.optimizers import contestants, protocol, report
-from benchmarks.optimizers.workloads import WORKLOADS, Workload
+from benchmarks.measure import environment, ratio
+from benchmarks.optimizers import contestants, protocol, report, store
+from benchmarks.optimizers.workloads import WORKLOADS
 
-HERE = Path(__file__).parent
+STAGES = ("race", "seconds", "report")
+ROUNDS = 9
 
 
-def run(workload: Workload, names: list[str], folder: Path) -> str:
-    """Race some optimizers on one workload, and write what came of it."""
-    results = []
-    for name in names:
+def race(name: str, optimizers: list[str], folder: Path) -> None:
+    """Race those optimizers on one workload that have not been raced."""
+    workload = WORKLOADS[name]()
+    for optimizer in optimizers:
+        results = store.read_races(folder, name)
+        if optimizer in results:
+            continue
         begin = time.perf_counter()
-        results.append(protocol.race(workload, name, contestants.made(name)))
-        print(f"{workload.name}: {name} raced in {time.perf_counter() - begin:.0f} s", flush=True)
-    text = report.text(workload, results)
-    report.picture(workload, results, folder / f"{workload.name}.png")
-    (folder / f"{workload.name}.json").write_text(json.dumps(report.rows(workload, results), indent=1) + "\n")
-    return text
+        results[optimizer] = protocol.race(workload, optimizer, contestants.made(optimizer))
+        store.write_races(folder, name, results)
+        print(f"{name}: {optimizer} raced in {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+def seconds(name: str, optimizers: list[str], folder: Path) -> None:
+    """Measure what a run costs beside the baseline, for those that have raced."""
+    workload, raced = WORKLOADS[name](), store.read_races(folder, name)
+    runners = [contestants.BASELINE, *(o for o in optimizers if o in raced and o != contestants.BASELINE)]
+    found = protocol.seconds_of_runs(
+        workload, {o: contestants.made(o) for o in runners}, {o: raced[o].rate for o in runners}, ROUNDS
+    )
+    costs = store.read_seconds(folder, name) | {o: ratio(found, o, contestants.BASELINE) for o in runners}
+    store.write_seconds(folder, name, costs)
+
+
+def write_report(name: str, folder: Path) -> None:
+    """The table and the picture of what is stored."""
+    workload, results = WORKLOADS[name](), list(store.read_races(folder, name).values())
+    table = report.text(workload, results, store.read_seconds(folder, name))
+    versions = ", ".join(f"{name} {value}" for name, value in environment().items())
+    (folder / f"{name}.txt").write_text(f"{versions}\n{protocol.BUDGET}\n\n{table}\n")
+    report.picture(workload, results, folder / f"{name}.png")
+    print(f"\n{table}\n", flush=True)
 
 
 def main() -> None:
-    """Parse the command line and race."""
+    """Parse the command line and go through the stages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--optimizers", nargs="+", help="these alone, on each workload chosen")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    versions = ", ".join(f"{name} {value}" for name, value in environment().items())
-    budget = (
-        f"{len(protocol.RATES)} rates × {protocol.TUNING_SEEDS} seeds each, then {protocol.RACING_SEEDS} fresh seeds"
-    )
     for name in arguments.only:
-        everyone = [*contestants.TWELVE, *(contestants.others() if name in contestants.CHEAP else ())]
-        text = run(WORKLOADS[name](), arguments.optimizers or everyone, arguments.out)
-        (arguments.out / f"{name}.txt").write_text(f"{versions}\n{budget}\n\n{text}\n")
-        print(f"\n{text}\n", flush=True)
+        optimizers = arguments.optimizers or contestants.of(name)
+        if "race" in arguments.stages:
+            race(name, optimizers, arguments.out)
+        if "seconds" in arguments.stages:
+            seconds(name, optimizers, arguments.out)
+        if "report" in arguments.stages:
+            write_report(name, arguments.out)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ def made(name: str) -> Callable[[Any], Any]:
     return functools.partial(getattr(jopt, name))
 
 
+def of(workload: str) -> list[str]:
+    """Who races on a workload."""
+    return [*TWELVE, *(others() if workload in CHEAP else ())]
+
+
 def others() -> tuple[str, ...]:
     """All other optimizers that need a learning rate alone."""
     return tuple(

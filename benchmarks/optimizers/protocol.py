@@ -8,7 +8,6 @@ the target counts as later than all that have.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jopt
+from benchmarks.measure import interleaved
 from benchmarks.optimizers.workloads import Workload, parameters
 
 RATES = np.logspace(-4, 2 / 3, 15)
 TUNING_SEEDS = 5
 RACING_SEEDS = 10
+BUDGET = f"{len(RATES)} rates × {TUNING_SEEDS} seeds each, then {RACING_SEEDS} fresh seeds"
 NEAR = 0.05  # a rate is near the best if its final loss is within this share
 
 
@@ -33,9 +34,8 @@ class Result:
         optimizer, workload: names.
         rate: the learning rate that tuning chose.
         tuned: median final loss at each of `RATES`.
-        curves: measured loss of each racing seed, (seeds, records).
+        curves: measured loss of each racing seed, (seeds, records); infinite from where a run left the numbers.
         steps: updates until the target for each racing seed; infinite where it was not reached.
-        step_seconds: seconds of one update of one run, compile time apart.
         state_bytes: of the optimizer's state, for each parameter.
     """
 
@@ -45,7 +45,6 @@ class Result:
     tuned: tuple[float, ...]
     curves: np.ndarray
     steps: np.ndarray
-    step_seconds: float
     state_bytes: float
 
     @property
@@ -114,7 +113,6 @@ def race(workload: Workload, name: str, make: Callable[[Any], Any], lanes: int =
         tuple(map(float, final)),
         raced,
         steps_to_target(raced, workload.target, workload.every),
-        seconds_of_a_step(workload, make, float(RATES[best])),
         state_bytes(workload, make),
     )
 
@@ -130,16 +128,16 @@ def _in_chunks(run: Any, rates: np.ndarray, seeds: np.ndarray, lanes: int) -> np
     return np.where(np.logical_or.accumulate(~np.isfinite(curves), axis=1), np.inf, curves)
 
 
-def seconds_of_a_step(workload: Workload, make: Callable[[Any], Any], rate: float, calls: int = 3) -> float:
-    """Seconds for each update of one run by itself, the fastest of `calls`, without compiling."""
-    run = jax.jit(trainer(workload, make))
-    jax.block_until_ready(run(np.float32(rate), 0))
-    found = []
-    for _ in range(calls):
-        begin = time.perf_counter()
-        jax.block_until_ready(run(np.float32(rate), 0))
-        found.append(time.perf_counter() - begin)
-    return min(found) / workload.steps
+def seconds_of_runs(
+    workload: Workload, makers: dict[str, Callable[[Any], Any]], rates: dict[str, float], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of a whole run of each optimizer by itself, in turns, compiled beforehand."""
+
+    def timed(name: str) -> Callable[[], Any]:
+        run, rate = jax.jit(trainer(workload, makers[name])), np.float32(rates[name])
+        return lambda: run(rate, 0)
+
+    return interleaved({name: timed(name) for name in makers}, rounds, warmup=1)
 
 
 def state_bytes(workload: Workload, make: Callable[[Any], Any]) -> float:

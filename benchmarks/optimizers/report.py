@@ -1,7 +1,7 @@
 """The table of a race, and its pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,24 @@ COLUMNS = {
     "steps": "steps to target",
     "reached": "reached",
     "seconds": "seconds",
+    "cost": f"cost of an update / {BASELINE}",
     "state": "state bytes/param",
     "p": f"p against {BASELINE}",
     "verdict": "",
 }
 
 
-def rows(workload: Workload, results: Sequence[Result]) -> list[dict[str, Any]]:
+def rows(workload: Workload, results: Sequence[Result], costs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for each optimizer, the fastest to the target first."""
     baseline = next((r for r in results if r.optimizer == BASELINE), None)
-    return [_row(workload, r, baseline) for r in sorted(results, key=_order)]
+    return [_row(workload, r, baseline, costs.get(r.optimizer)) for r in sorted(results, key=_order)]
 
 
 def _order(result: Result) -> tuple[float, float]:
     return float(np.median(result.steps)), float(np.median(result.curves[:, -1]))
 
 
-def _row(workload: Workload, result: Result, baseline: Result | None) -> dict[str, Any]:
+def _row(workload: Workload, result: Result, baseline: Result | None, cost: Mapping[str, Any] | None) -> dict[str, Any]:
     final = result.curves[:, -1]
     low, high = np.quantile(final, [0.25, 0.75], method="nearest")
     median = float(np.median(result.steps))
@@ -50,7 +51,8 @@ def _row(workload: Workload, result: Result, baseline: Result | None) -> dict[st
         "spread": f"{low:.4g} to {high:.4g}",
         "steps": "not reached" if math.isinf(median) else f"{median:.0f}",
         "reached": f"{np.isfinite(result.steps).sum()}/{len(result.steps)}",
-        "seconds": "" if math.isinf(median) else f"{median * result.step_seconds:.3f}",
+        "seconds": "" if math.isinf(median) or not cost else f"{median * cost['ours_ms'] / 1e3 / workload.steps:.3f}",
+        "cost": f"{cost['ratio']:.2f}" if cost else "",
         "state": f"{result.state_bytes:.1f}",
         "p": "",
         "verdict": "",
@@ -63,13 +65,13 @@ def _row(workload: Workload, result: Result, baseline: Result | None) -> dict[st
     return found
 
 
-def text(workload: Workload, results: Sequence[Result]) -> str:
-    """The table with its heading."""
+def text(workload: Workload, results: Sequence[Result], costs: Mapping[str, Any]) -> str:
+    """The table with its heading; `costs` are the rows of `benchmarks.measure.ratio` by optimizer."""
     heading = (
         f"{workload.title}: {workload.unit} after {workload.steps} updates, target {workload.target:g}, "
         f"measured every {workload.every}"
     )
-    return f"{heading}\n\n{table(rows(workload, results), COLUMNS)}"
+    return f"{heading}\n\n{table(rows(workload, results, costs), COLUMNS)}"
 
 
 def picture(workload: Workload, results: Sequence[Result], path: Path) -> None:
