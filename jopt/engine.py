@@ -19,8 +19,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jopt import dtypes, scalars
 from jopt.axes import View
+from jopt.calls import make_slots, named, refusal, view_of
 from jopt.formats import FORMATS, store_as
-from jopt.kernel import Kernels, make_slots, named, refusal, view_of
+from jopt.kernel import Kernels
 from jopt.paths import Flat, Layout, Leaf, TreeMismatchError, listing
 from jopt.paths import path as path_pattern
 from jopt.rule import LIVE, Group, Own, Part, Rule, Whole, extras_of, keywords

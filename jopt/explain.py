@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jopt.calls import named
 from jopt.engine import Tree, formats_of, walk
 from jopt.formats import Stored
-from jopt.kernel import named
 from jopt.paths import flatten, path_of
 from jopt.rule import Part, Whole
 from jopt.scalars import raw

@@ -17,9 +17,10 @@ import numpy as np
 
 from jopt import dtypes, scalars
 from jopt.axes import View
+from jopt.calls import named, view_of
 from jopt.engine import Plan, Tree, formats_of, scalar, views
 from jopt.formats import FORMATS, Chance, Stored, is_random, narrow, widen
-from jopt.kernel import named, split_numbers, view_of
+from jopt.kernel import split_numbers
 from jopt.linalg import Gradients, is_sharded
 from jopt.paths import Flat, TreeMismatchError
 from jopt.rule import LEAF_KEYWORDS, LIVE, Own, Part, Rule, Whole, keywords

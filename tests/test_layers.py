@@ -12,7 +12,7 @@ ROOT = Path(jopt.__file__).parent
 
 LAYERS = (
     ("scalars", "paths", "dtypes", "linalg", "polar", "axes", "control", "formats"),
-    ("rule", "state", "chunks", "kernel", "engine", "update", "transform"),
+    ("rule", "state", "chunks", "calls", "stacks", "kernel", "engine", "update", "transform"),
     ("schedules", "clip", "regularize", "plateau", "privacy", "rules"),
     ("partition", "wrap", "storage"),
     ("optimizers", "apply", "explain", "migrate"),

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jopt import linalg
 from jopt.axes import matrix_axes
-from jopt.kernel import one_by_one
 from jopt.rules import factors
 from jopt.scalars import DECAY, FRACTION, NONNEGATIVE, POSITIVE, ScalarOrSchedule
+from jopt.stacks import one_by_one
 from jopt.transform import Transform, rule
 
 GRAFTS = ("none", "sgd", "adagrad", "rmsprop", "adam")
