@@ -47,7 +47,8 @@ class View(NamedTuple):
     def array(self, matrices: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The array of this shape that has these matrices."""
         if len(shape) == 2:
-            return matrices[0] if self == MATRIX else matrices[0].T
+            x = jax.lax.squeeze(matrices, (0,))
+            return x if self == MATRIX else x.T
         order = self._order(len(shape))
         moved = matrices.reshape([shape[axis] for axis in order])
         return jnp.transpose(moved, sorted(range(len(order)), key=order.__getitem__))

@@ -90,25 +90,36 @@ class Kernels:
             self._built[asked] = jax.jit(kernel)
         return self._built[asked]
 
-    def matrices(self, index: int, packed: Names, views: tuple[View, ...], dtype: Any, first: int = 0, total: int = 0):
+    def matrices(
+        self,
+        index: int,
+        packed: Names,
+        views: tuple[View, ...],
+        entering: bool,
+        dtype: Any,
+        first: int = 0,
+        total: int = 0,
+    ):
         """``(gs, slots, ps, vector, others, salts, count) -> (values, slots)`` for equal matrices.
 
-        One batch on accelerators, on CPU a loop.
+        One batch on accelerators, on CPU a loop. The salts are None where nothing is random.
 
         Args:
             index: the part of the plan.
             packed: which number of which part each entry of the vector is.
             views: how each leaf is matrices of one and the same shape.
+            entering: whether the gradients are still as the user gave them.
             dtype: of the parameters.
             first: how many matrices of this part come before the batch.
             total: how many matrices this part has; both decide whose turn a refresh is.
         """
-        asked = (index, packed, views, dtype, first, total)
+        asked = (index, packed, views, entering, dtype, first, total)
         if asked not in self._built:
             part = self._flat[index]
 
             def run(matrices, vector, others, count, accelerator):
                 def one(g, s, p, salt):
+                    g = dtypes.enter(g) if entering else g  # here, and not leaf by leaf: that is a pass for each
                     chance = Chance(salt).fold(count, index) if "chance" in part.rule.names else None
                     numbers = self._numbers(index, packed, vector, others, g, salt, dtype, chance)
                     numbers |= {"accelerator": accelerator} if "accelerator" in part.rule.names else {}
@@ -132,7 +143,7 @@ class Kernels:
                     s = self._refreshed(index, packed, first, total, s, (*rest, vector, others), count)
                     fresh = apart((None, s), leaves, starts_of(leaves))
                     results = [(u, kept) for (u, _), (_, kept) in zip(results, fresh, strict=True)]
-                chances = [Chance(salt).fold(count, index) for salt in salts]
+                chances = [None if salt is None else Chance(salt).fold(count, index) for salt in salts]
                 return [
                     (u, {name: _closed(x, kept[name], chance, i) for i, (name, x) in enumerate(sorted(new.items()))})
                     for (u, new), kept, chance in zip(joined(views, results, gs, opened), slots, chances, strict=True)
@@ -155,7 +166,8 @@ class Kernels:
             s = {name: one_of(x, i) for name, x in slots.items()}
             p = None if ps is None else dtypes.compute(one_of(ps, i))
             like = computed_like(s, p)
-            numbers = self._numbers(index, packed, vector, others, like, one_of(salts, i), like.dtype, None)
+            salt = None if salts is None else one_of(salts, i)
+            numbers = self._numbers(index, packed, vector, others, like, salt, like.dtype, None)
             new = call_refresh(part, s, p, numbers)
             return {name: jax.lax.dynamic_update_index_in_dim(x, new[name], i, 0) for name, x in slots.items()}
 

@@ -16,11 +16,16 @@ def split(views: tuple[View, ...], gs: Any, slots: Any, ps: Any, salts: Any) -> 
     found = []
     for view, g, s, p, salt in zip(views, gs, slots, ps, salts, strict=True):
         x = view.matrices(g)
-        # A stream of random numbers for each matrix; that of a leaf which is one is the leaf's own.
-        many = jnp.asarray(salt, jnp.uint32) + jnp.arange(len(x), dtype=jnp.uint32) * np.uint32(2654435769)
         kept = {name: view.split(slot, g.shape) for name, slot in s.items()}
-        found.append((x, kept, None if p is None else view.matrices(p), many))
+        found.append(
+            (x, kept, None if p is None else view.matrices(p), None if salt is None else _streams(salt, len(x)))
+        )
     return found
+
+
+def _streams(salt: Any, number: int) -> jax.Array:
+    """A stream of random numbers for each matrix; that of a leaf which is one is the leaf's own."""
+    return jnp.asarray(salt, jnp.uint32) + jnp.arange(number, dtype=jnp.uint32) * np.uint32(2654435769)
 
 
 def together(leaves: list[Any]) -> Any:

@@ -270,7 +270,7 @@ class _Update:
             self.entered.add(path)
 
     def _run_matrices(self, index: int, part: Part, paths: tuple[str, ...]) -> None:
-        self._flush(paths, "compute")
+        self._flush(paths)
         self.numbers_of[index] = self._numbers_for(part, paths)
         names, vector, others = self._packed((index,))
         batches: dict[Any, list[tuple[str, View]]] = {}
@@ -284,14 +284,18 @@ class _Update:
             batch, viewed = zip(*members, strict=True)
             turns = (first, total) if part.rule.refresh is not None else ()
             first += sum(number[path] for path in batch)
-            run = self.plan.kernels.matrices(index, names, viewed, self.tree.leaf(batch[0]).dtype, *turns)
+            entering, dtype = batch[0] not in self.entered, self.tree.leaf(batch[0]).dtype
+            run = self.plan.kernels.matrices(index, names, viewed, entering, dtype, *turns)
             grads = [self.values[path] for path in batch]
             slots = [held[path] for path in batch]
             params = [None if self.params is None else self.params[path] for path in batch]
-            results = run(grads, slots, params, vector, others, [salt(path) for path in batch], self.state.count)
+            draws = part.key is not None or "chance" in part.rule.names or is_random(slots)
+            salts = [salt(path) if draws else None for path in batch]
+            results = run(grads, slots, params, vector, others, salts, self.state.count)
             for path, (value, new) in zip(batch, results, strict=True):
                 self.values[path] = value
                 self._store({index: new}, path)
+                self.entered.add(path)
 
     def _batch_of(self, part: Part, path: str, view: View, slots: Mapping[str, Any]) -> tuple[Any, View]:
         """What matrices that run together have in common, and how this leaf is seen in its batch."""
@@ -301,7 +305,8 @@ class _Update:
             view, rows, columns = view.transposed, columns, rows
         layout = (view, jax.typeof(x)) if is_sharded(x) else None
         stored = tuple((name, x.dtype, x.format if isinstance(x, Stored) else None) for name, x in slots.items())
-        return (rows, columns, x.dtype, self.tree.leaf(path).dtype, stored, layout), view
+        entering = path not in self.entered
+        return (rows, columns, x.dtype, entering, self.tree.leaf(path).dtype, stored, layout), view
 
     def _run_whole(self, part: Part, paths: tuple[str, ...], function: Any) -> None:
         self._flush(paths, "compute" if part.whole.enters else None)
