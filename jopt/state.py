@@ -1,6 +1,6 @@
 """The state of a transform, and the accessors that read and set its hyper-parameters by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,25 @@ from jopt.paths import Flat, flatten
 
 class StateMismatchError(ValueError):
     """A state was made by another transform, or for other parameters."""
+
+
+def check_kept(call: str, kept: Mapping[str, Any], grads: Flat, leading: tuple[int, ...] = ()) -> None:
+    """Raise a `StateMismatchError` unless `kept` has an array for every gradient, of its shape.
+
+    Args:
+        call: the part of the chain, for the message.
+        kept: ``{path: array}`` from its state.
+        grads: ``{path: array}``.
+        leading: the axes that an array of the state has before those of the gradient.
+    """
+    held = {path: tuple(x.shape) for path, x in kept.items()}
+    expected = {path: (*leading, *g.shape) for path, g in grads.items()}
+    if held != expected:
+        path = min(path for path in held | expected if held.get(path) != expected.get(path))
+        raise StateMismatchError(
+            f"update: for the parameter {path!r} the state of {call} holds an array of shape {held.get(path)}, "
+            f"{expected.get(path)} was expected. The state was made for other parameters: make one with init(params)."
+        )
 
 
 class State(NamedTuple):

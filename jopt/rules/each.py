@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jopt import dtypes
 from jopt.paths import Flat
 from jopt.rule import Own
-from jopt.state import StateMismatchError
+from jopt.state import check_kept
 
 
 def reals(flat: Flat) -> Flat:
@@ -36,16 +36,8 @@ def opened(name: str, grads: Flat, own: Own, params: Flat | None) -> tuple[Flat,
             f"Call tx.update(grads, state, params)."
         )
     g, x = reals(grads), reals(params)
-    expected = {path: y.shape for path, y in g.items()}
-    for slot, flat in own.slots.items():
-        got = {path: y.shape for path, y in flat.items()}
-        wrong = sorted(path for path in got | expected if got.get(path) != expected.get(path))
-        if wrong:
-            raise StateMismatchError(
-                f"update: for the parameter {wrong[0]!r} the state of {name} holds {slot} of shape "
-                f"{got.get(wrong[0])}, {expected.get(wrong[0])} was expected. The state was made for other "
-                f"parameters: make one with init(params)."
-            )
+    for kept in own.slots.values():
+        check_kept(name, kept, g)
     return g, x
 
 

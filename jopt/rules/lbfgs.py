@@ -1,8 +1,6 @@
 """L-BFGS: the inverse Hessian from the last few steps and changes of the gradient."""
 
 import functools
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ from jopt.linalg import Gradients
 from jopt.paths import Flat
 from jopt.rule import Own, Whole
 from jopt.scalars import integer, scalar_dtype
-from jopt.state import StateMismatchError
+from jopt.state import check_kept
 from jopt.transform import Transform, whole
 
 
@@ -25,28 +23,6 @@ def inner(a: Flat, b: Flat) -> jax.Array:
 def add(a: Flat, factor: jax.Array, b: Flat) -> Flat:
     """a + factor · b."""
     return {path: x + factor.astype(x.dtype) * b[path] for path, x in a.items()}
-
-
-def check_slots(name: str, slots: Mapping[str, Flat], grads: Flat, leading: Mapping[str, int] = MappingProxyType({})):
-    """Raise the error of a state that was made for other parameters.
-
-    Args:
-        name: of the part.
-        slots: as the state holds them.
-        grads: what they are to fit.
-        leading: the length of a leading axis of a slot, where it has one.
-    """
-    for slot, flat in slots.items():
-        first = (leading[slot],) if slot in leading else ()
-        got, expected = ({path: jnp.shape(x) for path, x in tree.items()} for tree in (flat, grads))
-        expected = {path: first + shape for path, shape in expected.items()}
-        for path in sorted(got.keys() | expected.keys()):
-            if got.get(path) != expected.get(path):
-                raise StateMismatchError(
-                    f"update: the state of {name} holds {slot} of shape {got.get(path)} for the parameter {path!r}, "
-                    f"{expected.get(path)} was expected. The state was made for other parameters: make one with "
-                    f"init(params)."
-                )
 
 
 def lbfgs_init(params, *, memory_size):
@@ -69,7 +45,8 @@ def lbfgs_update(grads, own, params, *, count, norms, memory_size, scale_init_pr
             "update: scale_by_lbfgs was given params=None, the parameters were expected. "
             "Call tx.update(grads, state, params)."
         )
-    check_slots(LBFGS.name, own.slots, grads, dict.fromkeys(("diff_params_memory", "diff_updates_memory"), memory_size))
+    for slot, kept in own.slots.items():
+        check_kept(LBFGS.name, kept, grads, (memory_size,) if slot.endswith("_memory") else ())
     params = {path: dtypes.compute(params[path]) for path in grads}
     begun, s_all, y_all = count > 0, own.slots["diff_params_memory"], own.slots["diff_updates_memory"]
     s, y = (

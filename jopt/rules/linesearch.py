@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jopt import dtypes
 from jopt.paths import Flat, flatten
 from jopt.rule import Own, Whole
-from jopt.rules.lbfgs import add, check_slots, inner
+from jopt.rules.lbfgs import add, inner
 from jopt.scalars import POSITIVE, Number, scalar_dtype
-from jopt.state import states
+from jopt.state import check_kept, states
 from jopt.transform import Transform, whole
 
 
@@ -109,7 +109,8 @@ def backtracking_update(
     rtol,
     store_grad,
 ):
-    check_slots(BACKTRACKING.name, own.slots, updates)
+    for kept in own.slots.values():
+        check_kept(BACKTRACKING.name, kept, updates)
     line = line_of(BACKTRACKING.name, updates, params, layout, rest, value, value_fn, grad, extra)
 
     def error_at(rate, value):
@@ -246,7 +247,8 @@ def zoom_update(
     stepsize_precision,
     initial_guess_strategy,
 ):
-    check_slots(ZOOM.name, own.slots, updates)
+    for kept in own.slots.values():
+        check_kept(ZOOM.name, kept, updates)
     line = line_of(ZOOM.name, updates, params, layout, rest, value, value_fn, grad, extra)
     rate = own.scalars["learning_rate"]
     guess = rate if initial_guess_strategy == "keep" else jnp.ones_like(rate)

@@ -8,7 +8,7 @@ from jopt.control import run_if
 from jopt.dtypes import enter
 from jopt.rule import Own, Whole
 from jopt.scalars import ScalarOrSchedule
-from jopt.state import StateMismatchError
+from jopt.state import check_kept
 from jopt.transform import Transform, as_transform, whole
 from jopt.wrap.finite import NONE, first_bad
 
@@ -40,20 +40,9 @@ def accumulate_init(params, *, inner):
     return Own(inner=AccumulateState(zero, zero, zero, total, inner(params)))
 
 
-def _check(grads, total):
-    held = {path: tuple(x.shape) for path, x in total.items()}
-    given = {path: tuple(g.shape) for path, g in grads.items()}
-    if held != given:
-        path = min(path for path in held | given if held.get(path) != given.get(path))
-        raise StateMismatchError(
-            f"update: for the parameter {path!r} the state of accumulate holds a sum of shape {held.get(path)}, "
-            f"{given.get(path)} was expected. The state was made for other parameters: make one with init(params)."
-        )
-
-
 def _add(grads, kept, every):
     """The state with one more gradient, and whether it is time to step."""
-    _check(grads, kept.total)
+    check_kept("accumulate", kept.total, grads)
     one = jnp.ones((), jnp.int32)
     fine, fresh = first_bad(grads) == NONE, kept.used == 0
     total = {}

@@ -8,9 +8,9 @@ from jopt.control import run_if
 from jopt.partition import chain
 from jopt.rule import Own, Whole
 from jopt.scalars import FRACTION, NONNEGATIVE, ScalarOrSchedule, integer
-from jopt.state import AVERAGED
+from jopt.state import AVERAGED, check_kept
 from jopt.transform import Transform, as_transform, rule, whole
-from jopt.wrap.arrays import check_kept, wide
+from jopt.wrap.arrays import wide
 
 
 def average_slots(p):
@@ -123,7 +123,7 @@ def latest_update(grads, own, params, *, k, every, count):
 
     p = wide(params, "lawa")
     held, taken = own.slots.get(AVERAGED, {}), own.scalars["taken"]
-    check_kept("lawa", held, grads, leading=1)
+    check_kept("lawa", held, grads, leading=(k,))
     steps = (count + jnp.ones_like(count)).astype(every.dtype)
     due = steps == jnp.floor(steps / every) * every
     held = run_if(take, due, held, (taken, {path: p[path] + u for path, u in grads.items()}))

@@ -12,9 +12,9 @@ from jopt.dtypes import compute
 from jopt.rule import Own, Whole
 from jopt.rules.slots import dtype_name
 from jopt.scalars import FRACTION, NONNEGATIVE, ScalarOrSchedule, scalar_dtype
-from jopt.state import AVERAGED, State, StateMismatchError, eval_params, hyperparams, states
+from jopt.state import AVERAGED, State, StateMismatchError, check_kept, eval_params, hyperparams, states
 from jopt.transform import Transform, as_transform, leaves_of, whole
-from jopt.wrap.arrays import beside, check_kept, stored, wide
+from jopt.wrap.arrays import beside, stored, wide
 
 
 def _start(params, state_dtype, inner, **scalars):

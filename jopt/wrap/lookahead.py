@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jopt.control import run_if
 from jopt.rule import Own, Whole
 from jopt.scalars import FRACTION, ScalarOrSchedule
-from jopt.state import AVERAGED, keep_hyperparams
+from jopt.state import AVERAGED, check_kept, keep_hyperparams
 from jopt.transform import Transform, as_transform, whole
-from jopt.wrap.arrays import beside, check_kept, wide
+from jopt.wrap.arrays import beside, wide
 
 
 def lookahead_init(params, *, inner):

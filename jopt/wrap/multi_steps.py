@@ -10,8 +10,9 @@ from jopt.control import run_if
 from jopt.linalg import sum_squares
 from jopt.rule import Own, Whole
 from jopt.rules.slots import dtype_name
+from jopt.state import check_kept
 from jopt.transform import Transform, as_transform, whole
-from jopt.wrap.arrays import beside, check_kept, stored
+from jopt.wrap.arrays import beside, stored
 
 
 class MultiStepsState(NamedTuple):

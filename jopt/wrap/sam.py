@@ -13,9 +13,9 @@ from jopt.paths import TreeMismatchError, flatten
 from jopt.rule import Own, Whole
 from jopt.rules import scale_by_learning_rate
 from jopt.scalars import NONNEGATIVE, ScalarOrSchedule, integer
-from jopt.state import AVERAGED, keep_hyperparams
+from jopt.state import AVERAGED, check_kept, keep_hyperparams
 from jopt.transform import Transform, as_transform, whole
-from jopt.wrap.arrays import beside, check_kept, wide
+from jopt.wrap.arrays import beside, wide
 
 
 class SAMState(NamedTuple):
