@@ -175,13 +175,26 @@ def _symmetric(a: jax.Array, b: jax.Array, blocked: bool) -> jax.Array:
     return jnp.concatenate([top, jnp.concatenate([_adjoint(corner), _symmetric(a1, b1, blocked)], axis=1)])
 
 
-def orthogonality_error(x: jax.Array) -> jax.Array:
+def orthogonality_error(x: Any) -> Any:
     """How far a matrix is from orthogonal: ‖XXᵀ − I‖ / √m over its shorter side m, 0 if it is, 1 at X = 0.
 
     Args:
-        x: a matrix, or several as (..., rows, columns). Measure an update before the learning rate and
-            the factor of its shape, such as that of `scale_by_muon` alone.
+        x: a matrix, or several as (..., rows, columns); or a tree of these, in which arrays of fewer
+            axes become None. Measure an update before the learning rate and the factor of its shape:
+            ``chain(scale_by_muon(), monitor({"orthogonality": orthogonality_error}), ...)``.
+
+    Raises:
+        ValueError: an array by itself has fewer than two axes.
     """
+    if hasattr(x, "ndim") and x.ndim < 2:
+        raise ValueError(
+            f"orthogonality_error: an array of shape {tuple(x.shape)} was given, a matrix, several as "
+            f"(..., rows, columns), or a tree of them was expected. Give it two axes."
+        )
+    return jax.tree.map(lambda leaf: _orthogonality_error(leaf) if leaf.ndim >= 2 else None, x)
+
+
+def _orthogonality_error(x: jax.Array) -> jax.Array:
     wide = jnp.swapaxes(x, -1, -2).conj() if x.shape[-2] > x.shape[-1] else x
     m = wide.shape[-2]
     gram = wide @ jnp.swapaxes(wide, -1, -2).conj()

@@ -219,6 +219,18 @@ def test_the_error_of_orthogonality():
     assert jopt.orthogonality_error(jnp.eye(3, 5)) == 0
     assert jopt.orthogonality_error(jnp.zeros((2, 5, 3))).tolist() == [1, 1]
     np.testing.assert_allclose(jopt.orthogonality_error(2 * jnp.eye(4)), 3)
+    assert jopt.orthogonality_error({"w": jnp.eye(2), "b": jnp.ones(3)}) == {"w": 0, "b": None}
+    with pytest.raises(ValueError, match=r"orthogonality_error: an array of shape \(3,\) was given"):
+        jopt.orthogonality_error(jnp.ones(3))
+
+
+def test_a_monitor_records_the_error_of_orthogonality():
+    tx = jopt.chain(jopt.scale_by_muon(), jopt.monitor({"orthogonality": jopt.orthogonality_error}))
+    params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(8, 16)), jnp.float32)}
+    u, state = tx.update(params, tx.init(params), params)
+    recorded = jopt.monitored(state)["orthogonality"]["w"]
+    np.testing.assert_allclose(recorded, jopt.orthogonality_error(u["w"]), rtol=1e-6)
+    assert 0 < recorded < 0.5
 
 
 @pytest.mark.parametrize(
