@@ -35,7 +35,7 @@ from jopt.optimizers.classic import (
     sign_sgd,
     signum,
 )
-from jopt.optimizers.matrix import muon, normuon, scion
+from jopt.optimizers.matrix import galore, muon, normuon, scion
 from jopt.optimizers.moments import (
     acprop,
     adabelief,
@@ -100,6 +100,7 @@ __all__ = [
     "dowg",
     "dpsgd",
     "fromage",
+    "galore",
     "gpa_adamw",
     "kl_soap",
     "kron",

@@ -35,6 +35,7 @@ from jopt.rules.distance import (
 )
 from jopt.rules.every import apply_every
 from jopt.rules.factored import scale_by_came, scale_by_factored_rms
+from jopt.rules.galore import scale_by_galore
 from jopt.rules.kron import scale_by_kron
 from jopt.rules.layerwise import layerwise_decay
 from jopt.rules.lbfgs import scale_by_lbfgs
@@ -121,6 +122,7 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_ema",
     "scale_by_factored_rms",
+    "scale_by_galore",
     "scale_by_hyperball_rate",
     "scale_by_kl_soap",
     "scale_by_kron",
