@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jopt import linalg
 from jopt.axes import matrix_axes
 from jopt.control import run_if
 from jopt.rules import factors
@@ -29,13 +30,19 @@ def leading(projector, g):
     return jnp.where(jnp.any(g != 0), vectors, projector)
 
 
+def above_rounding(low, g):
+    """PᵀG with 0 in the directions that G has no part in: Adam would step along the rounding there, and far."""
+    size = jnp.sqrt(jnp.sum(low * low, axis=1, keepdims=True))
+    return jnp.where(size <= 16 * float(jnp.finfo(g.dtype).eps) * linalg.norm(g), 0, low)
+
+
 def galore_step(g, s, p, *, count, update_proj_gap, scale, b1, b2, eps, c1, c2):
     m, n = g.shape
     h = factors.entire(factors.bounded(g))
     h = h if m <= n else h.T
     projector = run_if(leading, count % update_proj_gap == 0, factors.entire(s["projector"]), h)
     moments = {name: factors.entire(s[name]) for name in ("mu", "nu")}
-    low, new = adam_step(projector.T @ h, moments, p, b1=b1, b2=b2, eps=eps, eps_root=0, c1=c1, c2=c2)
+    low, new = adam_step(above_rounding(projector.T @ h, h), moments, p, b1=b1, b2=b2, eps=eps, eps_root=0, c1=c1, c2=c2)
     u = scale * (projector @ low)
     new = {name: factors.placed_like(x, s[name]) for name, x in (new | {"projector": projector}).items()}
     return factors.placed_like(u if m <= n else u.T, g), new
@@ -74,7 +81,8 @@ def scale_by_galore(
     The state is P (m, r), M and V (r, n): 4r(m + 2n) bytes in float32, where Adam has 8mn; at rank 128
     of a matrix (4096, 11008) 13 MB and 361 MB. It is smaller than Adam's while r < 2mn / (m + 2n).
     On a mesh each device has all of it. M and V are kept when P changes, as in the paper. A zero gradient
-    keeps P, which begins as the first r unit vectors. Others than matrices are refused: `galore` routes
+    keeps P, which begins as the first r unit vectors; a row of R within 16 roundings of ‖G‖ is 0, or Adam
+    would make full steps of it (a neuron that never fires, more directions than examples). Others than matrices are refused: `galore` routes
     them to AdamW.
 
     Differs: each column of P points to where its largest component is positive, for M changes its sign with
