@@ -62,6 +62,7 @@ from jopt.optimizers.preconditioners import kl_soap, kron, shampoo, soap
 from jopt.optimizers.search import lbfgs
 from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 from jopt.optimizers.tuned import (
+    adahessian,
     cocob,
     dadapt_adamw,
     dog,
@@ -78,6 +79,7 @@ __all__ = [
     "adabelief",
     "adadelta",
     "adafactor",
+    "adahessian",
     "adagrad",
     "adam",
     "adam_mini",

@@ -21,6 +21,7 @@ from jopt.rules.cocob import (
 from jopt.rules.curvature import (
     gauss_newton_estimator_diag_hessian,
     hutchinson_estimator_diag_hessian,
+    scale_by_adahessian,
     scale_by_sophia,
 )
 from jopt.rules.difference import (
@@ -105,6 +106,7 @@ __all__ = [
     "scale",
     "scale_by_acprop",
     "scale_by_adadelta",
+    "scale_by_adahessian",
     "scale_by_adam",
     "scale_by_adam_mini",
     "scale_by_adamax",
