@@ -16,8 +16,14 @@ from jopt.transform import Transform, rule
 def galore_slots(p, *, rank):
     short, long = sorted(p.shape)
     r = min(rank, short)
-    projector = factors.zeros(p, short, r) + jnp.eye(short, r, dtype=p.dtype)
-    return {"projector": projector, "mu": factors.zeros(p, r, long), "nu": factors.zeros(p, r, long)}
+    projector = _kept(p, short, r)
+    axes = factors.placed_like(factors.zeros(p, short, r) + jnp.eye(short, r, dtype=p.dtype), projector)
+    return {"projector": projector + axes, "mu": _kept(p, r, long), "nu": _kept(p, r, long)}
+
+
+def _kept(p, *shape):
+    """Zeros whole on every device, or sharded as the parameter where they have its shape."""
+    return jnp.zeros_like(p) if shape == p.shape else factors.zeros(p, *shape)
 
 
 def leading(projector, g):
