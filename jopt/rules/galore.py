@@ -14,11 +14,11 @@ from jopt.transform import Transform, rule
 
 
 def galore_slots(p, *, rank):
-    short, long = sorted(p.shape)
+    (m, n), short = p.shape, min(p.shape)
     r = min(rank, short)
-    projector = _kept(p, short, r)
+    projector, moments = _kept(p, short, r), _kept(p, *((r, n) if m <= n else (m, r)))
     axes = factors.placed_like(factors.zeros(p, short, r) + jnp.eye(short, r, dtype=p.dtype), projector)
-    return {"projector": projector + axes, "mu": _kept(p, r, long), "nu": _kept(p, r, long)}
+    return {"projector": projector + axes, "mu": moments, "nu": jnp.zeros_like(moments)}
 
 
 def _kept(p, *shape):
@@ -36,22 +36,22 @@ def leading(projector, g):
     return jnp.where(jnp.any(g != 0), vectors, projector)
 
 
-def above_rounding(low, g):
+def above_rounding(low, g, axis):
     """PᵀG with 0 in the directions that G has no part in: Adam would step along the rounding there, and far."""
-    size = jnp.sqrt(jnp.sum(low * low, axis=1, keepdims=True))
+    size = jnp.sqrt(jnp.sum(low * low, axis=axis, keepdims=True))
     return jnp.where(size <= 16 * float(jnp.finfo(g.dtype).eps) * linalg.norm(g), 0, low)
 
 
 def galore_step(g, s, p, *, count, update_proj_gap, scale, b1, b2, eps, c1, c2):
     m, n = g.shape
-    h = factors.entire(factors.bounded(g))
-    h = h if m <= n else h.T
-    projector = run_if(leading, count % update_proj_gap == 0, factors.entire(s["projector"]), h)
-    moments = {name: factors.entire(s[name]) for name in ("mu", "nu")}
-    low, new = adam_step(above_rounding(projector.T @ h, h), moments, p, b1=b1, b2=b2, eps=eps, eps_root=0, c1=c1, c2=c2)
-    u = scale * (projector @ low)
-    new = {name: factors.placed_like(x, s[name]) for name, x in (new | {"projector": projector}).items()}
-    return factors.placed_like(u if m <= n else u.T, g), new
+    h, old = factors.entire(factors.bounded(g)), {name: factors.entire(x) for name, x in s.items()}
+    # A taller matrix has P on its right: its moments then lie as it does, also where they have its shape.
+    q = run_if(leading, count % update_proj_gap == 0, old["projector"], h if m <= n else h.T)
+    low = above_rounding(q.T @ h, h, 1) if m <= n else above_rounding(h @ q, h, 0)
+    step, new = adam_step(low, old, p, b1=b1, b2=b2, eps=eps, eps_root=0, c1=c1, c2=c2)
+    u = scale * (q @ step if m <= n else step @ q.T)
+    new = {name: factors.placed_like(x, s[name]) for name, x in (new | {"projector": q}).items()}
+    return factors.placed_like(u, g), new
 
 
 def scale_by_galore(
@@ -71,7 +71,7 @@ def scale_by_galore(
         R = PᵀG,   M ← β₁M + (1 − β₁)R,   V ← β₂V + (1 − β₂)R²
         U = αP[(M / c₁) / (√(V / c₂) + ε)],   cᵢ = 1 − βᵢᵗ
 
-    for G of shape (m, n) with m ≤ n; a taller one is transposed, so that P is always on the shorter side.
+    for G of shape (m, n) with m ≤ n; a taller one has P on its right, so that P is always on the shorter side.
 
     Args:
         rank: r ≥ 1, cut to min(m, n). There P is square and nothing is lost: Adam in another basis.

@@ -129,7 +129,10 @@ def scion(g, p, s, t, learning_rate, decay=0.9, radius=50.0, other_radius=1.0, c
 def scale_by_galore(g, p, s, t, rank=128, update_proj_gap=200, scale=1.0, b1=0.9, b2=0.999, eps=1e-8):
     # Zhao et al. 2024, Algorithm 2, with the shorter side first; a column of P has its largest component positive.
     if g.shape[0] > g.shape[1]:
-        return scale_by_galore(g.T, p, s, t, rank, update_proj_gap, scale, b1, b2, eps).T
+        turned = {name: x.T if name in "MV" else x for name, x in s.items()}
+        u = scale_by_galore(g.T, p, turned, t, rank, update_proj_gap, scale, b1, b2, eps).T
+        s |= {name: x.T if name in "MV" else x for name, x in turned.items()}
+        return u
     r = min(rank, len(g))
     s.setdefault("P", np.eye(len(g))[:, :r])
     if (t - 1) % update_proj_gap == 0 and np.any(g):
