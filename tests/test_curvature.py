@@ -72,7 +72,7 @@ def test_adahessian_is_its_transcription(power, decay, x64):
     shapes = {"kernel": (2, 3, 4, 5), "bias": (5,)}
     start, grads, _ = oracles.record(shapes, 8, seed=3)
     tx = jopt.adahessian(0.1, 0.8, 0.9, 1e-3, decay, hessian_power=power)
-    params, memory = tree(start), {name: (0.0, 0.0) for name in shapes}
+    params, memory = tree(start), dict.fromkeys(shapes, (0.0, 0.0))
     state = tx.init(params)
     update = jax.jit(lambda g, state, p: tx.update(g, state, p, obj_fn=bent))
     for t in range(1, 9):

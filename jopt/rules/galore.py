@@ -86,13 +86,15 @@ def scale_by_galore(
 
     The state is P (m, r), M and V (r, n): 4r(m + 2n) bytes in float32, where Adam has 8mn; at rank 128
     of a matrix (4096, 11008) 13 MB and 361 MB. It is smaller than Adam's while r < 2mn / (m + 2n).
-    On a mesh each device has all of it. M and V are kept when P changes, as in the paper. A zero gradient
-    keeps P, which begins as the first r unit vectors; a row of R within 16 roundings of ‖G‖ is 0, or Adam
-    would make full steps of it (a neuron that never fires, more directions than examples). Others than matrices are refused: `galore` routes
-    them to AdamW.
+    A taller matrix has M and V (m, r). On a mesh each device has all of it, but for what has the parameter's
+    shape. All matrices change P in the same update; M and V are kept then, as in the paper.
 
-    Differs: each column of P points to where its largest component is positive, for M changes its sign with
-        it; the paper takes what the decomposition gives. optax projects the longer side, in which a
+    A zero gradient keeps P, which begins as the first r unit vectors. A row of R within 16 roundings of ‖G‖ is
+    0, or Adam would make full steps of it: there are such rows where the gradient has fewer than r directions.
+    Others than matrices are refused: `galore` routes them to AdamW.
+
+    Differs: each column of P points to where its largest component is positive, as M depends on its sign;
+        the paper takes what the decomposition gives. optax projects the longer side, in which a
         later gradient may have parts at any rank.
     Reference: [zhao2024galore], Algorithm 2.
     """

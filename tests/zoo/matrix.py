@@ -159,6 +159,7 @@ DECOMPOSED = {"f32": 3e-4, "f64": 3e-4}
 
 UNCOMPARED = {"scale_by_galore": "inside galore: the recorded bias, as a matrix, has rows of rounding alone"}
 
+
 def by_axes(params):
     """optax's form: the first two axes of the kernel are its rows."""
     return {"kernel": optax.contrib.GaLoreDimensionNumbers((0, 1), -1), "bias": None}
