@@ -31,7 +31,11 @@ FILES = ("config.json", "history.jsonl", "curves.png", "test.json", "lr_find.png
 CHECKPOINTS = "checkpoints"
 VALIDATION = 0.1  # share held out for early stopping
 KERNELS = "**/kernel"
-ASK_MORE = {"dpsgd": "the gradient of every example", "sophia": "a second loss (obj_fn=)"}  # than a rate and the loss
+ASK_MORE = {  # than a rate and the loss
+    "adahessian": "a second loss (obj_fn=)",
+    "dpsgd": "the gradient of every example",
+    "sophia": "a second loss (obj_fn=)",
+}
 CROSS_ENTROPY = "softmax_cross_entropy_with_integer_labels"
 
 

@@ -66,6 +66,39 @@ def test_sophia_reads_the_curvature_in_turn(x64):
         p = p - 0.1 * np.asarray(u["kernel"])
 
 
+@pytest.mark.parametrize(("power", "decay"), [(1.0, 0.0), (0.5, 0.1)])
+def test_adahessian_is_its_transcription(power, decay, x64):
+    """Yao et al. 2021, Algorithm 1, in NumPy: of a kernel the curvature is averaged over height and width."""
+    shapes = {"kernel": (2, 3, 4, 5), "bias": (5,)}
+    start, grads, _ = oracles.record(shapes, 8, seed=3)
+    tx = jopt.adahessian(0.1, 0.8, 0.9, 1e-3, decay, hessian_power=power)
+    params, memory = tree(start), dict.fromkeys(shapes, (0.0, 0.0))
+    state = tx.init(params)
+    update = jax.jit(lambda g, state, p: tx.update(g, state, p, obj_fn=bent))
+    for t in range(1, 9):
+        u, state = update({name: jnp.asarray(g[t - 1]) for name, g in grads.items()}, state, params)
+        for name in shapes:
+            p, (m, v) = np.asarray(params[name]), memory[name]
+            d = 2 - 9 * np.sin(3 * p)
+            d = d.mean(axis=(0, 1)) if name == "kernel" else d
+            m, v = 0.8 * m + 0.2 * grads[name][t - 1], 0.9 * v + 0.1 * d**2
+            memory[name] = m, v
+            wanted = -0.1 * (m / (1 - 0.8**t) / ((v / (1 - 0.9**t)) ** (power / 2) + 1e-3) + decay * p)
+            np.testing.assert_allclose(u[name], wanted, rtol=1e-11, atol=1e-15)
+        params = jopt.apply_updates(params, u)
+
+
+def test_adahessian_descends_a_valley_at_one_rate_for_both_slopes():
+    def valley(params):
+        return params["x"] ** 2 / 2 + 1e4 * params["y"] ** 2 / 2
+
+    tx, params = jopt.adahessian(0.1, b1=0.0), {"x": jnp.ones(()), "y": jnp.ones(())}
+    state = tx.init(params)
+    for _ in range(50):
+        params, state = jopt.apply_gradients(tx, jax.grad(valley)(params), state, params, obj_fn=valley)
+    np.testing.assert_allclose([params["x"], params["y"]], 0.9**50, rtol=2e-2)
+
+
 def test_sophia_runs_inside_jit_with_a_loss_of_the_batch():
     def loss(params, batch):
         return jnp.mean(jnp.square(batch @ params["w"] - 1.0))

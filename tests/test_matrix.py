@@ -32,7 +32,7 @@ AXES = {
 }
 
 
-@pytest.mark.parametrize("make", [jopt.scale_by_muon, jopt.scale_by_normuon, jopt.spectral_lmo])
+@pytest.mark.parametrize("make", [jopt.scale_by_muon, jopt.scale_by_normuon, jopt.spectral_lmo, jopt.scale_by_galore])
 @pytest.mark.parametrize("case", AXES)
 def test_an_array_is_stepped_as_its_matrices(make, case):
     shape, (rows, columns), split, join = AXES[case]
@@ -273,6 +273,78 @@ def test_where_and_axes_say_otherwise():
 def test_adam_has_its_own_rate():
     state = jopt.muon(0.02, adam_learning_rate=0.003).init(TREE)
     assert jopt.hyperparams(state)["adam/scale_by_learning_rate/learning_rate"] == pytest.approx(0.003)
+
+
+# GaLore ------------------------------------------------------------------------------------------
+
+
+def galore_steps(tx, grads, p):
+    """Updates and projectors of a run over gradients of one matrix."""
+
+    def step(state, g):
+        u, state = tx.update(g, state, p)
+        return state, (u, state.slots["scale_by_galore"]["projector"][""])
+
+    return jax.jit(lambda grads: jax.lax.scan(step, tx.init(p), grads)[1])(grads)
+
+
+@pytest.mark.parametrize("shape", [(40, 100), (100, 40)])
+def test_galore_keeps_moments_of_its_rank(shape):
+    state = jopt.galore(0.01, rank=8).init({"w": jnp.zeros(shape), "b": jnp.zeros(40)})
+    slots = state.slots["galore/scale_by_galore"]
+    moment = (8, 100) if shape == (40, 100) else (100, 8)
+    assert {name: x["w"].shape for name, x in slots.items()} == {"projector": (40, 8), "mu": moment, "nu": moment}
+    assert sum(x["w"].nbytes for x in slots.values()) == 4 * 8 * (40 + 2 * 100)
+
+
+def test_galore_takes_a_new_projector_every_gap():
+    _, projectors = galore_steps(jopt.scale_by_galore(2, update_proj_gap=3), normal(8, 4, 6), normal(4, 6))
+    changes = np.any(np.diff(projectors, axis=0) != 0, axis=(1, 2))
+    np.testing.assert_array_equal(changes, [False, False, True, False, False, True, False])
+    np.testing.assert_allclose(np.swapaxes(projectors, 1, 2) @ projectors, np.tile(np.eye(2), (8, 1, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
+def test_galore_steps_in_the_leading_directions_and_at_full_rank_in_all(shape):
+    grads = jnp.stack([normal(*shape), normal(*shape)])
+    for rank in (2, 4, 99):
+        updates, projectors = galore_steps(jopt.scale_by_galore(rank), grads, grads[0])
+        assert projectors.shape[1:] == (4, min(rank, 4))
+        assert [np.linalg.matrix_rank(u, tol=1e-4) for u in np.asarray(updates)] == [min(rank, 4)] * 2
+    # b1 = b2 = 0 makes the step the sign in the basis, so that at full rank PᵀU is of ones.
+    signs, projectors = galore_steps(jopt.scale_by_galore(4, b1=0.0, b2=0.0), grads, grads[0])
+    low = projectors[-1].T @ (signs[-1] if shape == (4, 6) else signs[-1].T)
+    np.testing.assert_allclose(np.abs(low), 1.0, atol=1e-4)
+
+
+def test_galore_leaves_rows_without_gradient_alone():
+    """optax makes full steps of rounding there: more directions were asked for than the gradient has."""
+    grads = normal(20, 5, 8).at[:, 3].set(0.0)
+    u, _ = galore_steps(jopt.scale_by_galore(5), grads, grads[0])
+    assert np.max(np.abs(u[:, 3])) < 1e-5 < 0.1 < np.max(np.abs(u))
+
+
+def test_galore_keeps_its_projector_through_a_zero_gradient():
+    grads = jnp.stack([normal(4, 6), jnp.zeros((4, 6)), normal(4, 6)])
+    u, projectors = galore_steps(jopt.scale_by_galore(2, update_proj_gap=1), grads, grads[0])
+    np.testing.assert_array_equal(projectors[1], projectors[0])
+    assert np.all(np.isfinite(u))
+    assert np.any(projectors[2] != projectors[1])
+    _, projectors = galore_steps(jopt.scale_by_galore(2), 0 * grads, grads[0])
+    np.testing.assert_array_equal(projectors[-1], np.eye(4)[:, :2])
+
+
+def test_galore_sends_embeddings_and_heads_to_adam():
+    found = groups(jopt.galore(0.01))
+    assert [path for path, group in found.items() if group == "galore"] == ["block_0/multihead_attention/out/kernel"]
+    assert groups(jopt.galore(0.01, where="*"))["embed/embedding"] == "galore"
+    assert groups(jopt.galore(0.01, axes="conv"))["conv/kernel"] == "galore"
+
+
+def test_galore_refuses_ranks_that_are_none():
+    for numbers in ({"rank": 0}, {"rank": 2.5}, {"update_proj_gap": 0}):
+        with pytest.raises(ValueError, match=next(iter(numbers))):
+            jopt.galore(0.01, **numbers)
 
 
 # QK-clip -----------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ schedule_free_adamw schedule_free_eval_params schedule_free_sgd scion selective_
 sgd shampoo sign_lmo sign_sgd signum simplified_ademamix skip_large_updates skip_nonfinite skip_not_finite sm3
 snapshot soap soft_threshold sophia spectral_lmo stable_adamw store swa sweep_axes trace unitwise_clip unitwise_norm
 value_and_grad_from_state whole yogi zero_nans
+adahessian galore scale_by_adahessian scale_by_galore
 """
 
 NAMES = sorted(

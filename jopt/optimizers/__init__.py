@@ -35,7 +35,7 @@ from jopt.optimizers.classic import (
     sign_sgd,
     signum,
 )
-from jopt.optimizers.matrix import muon, normuon, scion
+from jopt.optimizers.matrix import galore, muon, normuon, scion
 from jopt.optimizers.moments import (
     acprop,
     adabelief,
@@ -62,6 +62,7 @@ from jopt.optimizers.preconditioners import kl_soap, kron, shampoo, soap
 from jopt.optimizers.search import lbfgs
 from jopt.optimizers.storage import adamw_8bit, adamw_bf16, lion_8bit
 from jopt.optimizers.tuned import (
+    adahessian,
     cocob,
     dadapt_adamw,
     dog,
@@ -79,6 +80,7 @@ __all__ = [
     "adadelta",
     "adafactor",
     "adagrad",
+    "adahessian",
     "adam",
     "adam_mini",
     "adamax",
@@ -100,6 +102,7 @@ __all__ = [
     "dowg",
     "dpsgd",
     "fromage",
+    "galore",
     "gpa_adamw",
     "kl_soap",
     "kron",

@@ -12,6 +12,7 @@ from jopt.regularize import add_decayed_weights
 from jopt.rules import (
     rms_lmo,
     scale_by_ema,
+    scale_by_galore,
     scale_by_learning_rate,
     scale_by_muon,
     scale_by_normuon,
@@ -22,7 +23,7 @@ from jopt.rules import (
 from jopt.scalars import ScalarOrSchedule
 from jopt.transform import Transform
 
-__all__ = ["muon", "normuon", "scion"]
+__all__ = ["galore", "muon", "normuon", "scion"]
 
 EMBEDDINGS = path("embed*|Embed*|*_embed*|wte|wpe")
 """Where rows are words and not features, by the usual names."""
@@ -197,3 +198,41 @@ def scion(
         ],
         idle="allow",
     )
+
+
+def galore(
+    learning_rate: ScalarOrSchedule,
+    rank: int = 128,
+    update_proj_gap: int = 200,
+    scale: ScalarOrSchedule = 1.0,
+    *,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    weight_dimension_numbers: Any = None,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-8,
+    where: Any = None,
+    axes: Any = None,
+) -> Transform:
+    """GaLore on hidden matrices, AdamW of the same numbers on embeddings, heads and everything else.
+
+    Matrices: see `scale_by_galore`. Their numbers are named ``galore/...``, the others' ``adam/...``.
+
+    Args:
+        weight_decay: decoupled, of whole parameters.
+        mask: which parameters decay.
+        where, axes: which parameters are hidden matrices; see `muon`.
+        weight_dimension_numbers: optax's form of `axes`; it alone says what goes to GaLore.
+
+    ``where="*"`` takes every matrix, embeddings too, whose moments are the largest.
+    """
+    axes = matrix_axes("galore", axes, weight_dimension_numbers)
+    matrix_parts = chain(
+        scale_by_galore(rank, update_proj_gap, scale, b1=b1, b2=b2, eps=eps, axes=axes),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+    adam_parts = adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+    cases = [("galore", hidden_matrices(axes, where), matrix_parts), ("adam", everything_else, adam_parts)]
+    return partition(cases, idle="allow")

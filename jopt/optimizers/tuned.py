@@ -7,6 +7,7 @@ from jopt.regularize import add_decayed_weights
 from jopt.rules import (
     identity,
     scale,
+    scale_by_adahessian,
     scale_by_cocob,
     scale_by_dadapt_adamw,
     scale_by_dog,
@@ -22,6 +23,7 @@ from jopt.scalars import ScalarOrSchedule
 from jopt.transform import Transform
 
 __all__ = [
+    "adahessian",
     "cocob",
     "dadapt_adamw",
     "dog",
@@ -181,3 +183,21 @@ def sophia(
     """
     rule = scale_by_sophia(b1, b2, eps, gamma, clip_threshold, update_interval, hessian_diagonal_fn, mu_dtype)
     return chain(rule, add_decayed_weights(weight_decay, weight_decay_mask), scale_by_learning_rate(learning_rate))
+
+
+def adahessian(
+    learning_rate: ScalarOrSchedule,
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-4,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    hessian_power: ScalarOrSchedule = 1.0,
+    hessian_diagonal_fn: Any = None,
+) -> Transform:
+    """AdaHessian: Adam over a diagonal of the Hessian, with decoupled decay; ``update(..., obj_fn=loss_of_params)``.
+
+    See `scale_by_adahessian`. Its authors train with a rate of 0.15.
+    """
+    rule = scale_by_adahessian(b1, b2, eps, hessian_power, hessian_diagonal_fn)
+    return chain(rule, add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))

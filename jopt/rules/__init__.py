@@ -21,6 +21,7 @@ from jopt.rules.cocob import (
 from jopt.rules.curvature import (
     gauss_newton_estimator_diag_hessian,
     hutchinson_estimator_diag_hessian,
+    scale_by_adahessian,
     scale_by_sophia,
 )
 from jopt.rules.difference import (
@@ -35,6 +36,7 @@ from jopt.rules.distance import (
 )
 from jopt.rules.every import apply_every
 from jopt.rules.factored import scale_by_came, scale_by_factored_rms
+from jopt.rules.galore import scale_by_galore
 from jopt.rules.kron import scale_by_kron
 from jopt.rules.layerwise import layerwise_decay
 from jopt.rules.lbfgs import scale_by_lbfgs
@@ -104,6 +106,7 @@ __all__ = [
     "scale",
     "scale_by_acprop",
     "scale_by_adadelta",
+    "scale_by_adahessian",
     "scale_by_adam",
     "scale_by_adam_mini",
     "scale_by_adamax",
@@ -121,6 +124,7 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_ema",
     "scale_by_factored_rms",
+    "scale_by_galore",
     "scale_by_hyperball_rate",
     "scale_by_kl_soap",
     "scale_by_kron",

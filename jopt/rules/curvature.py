@@ -1,4 +1,4 @@
-"""Steps divided by an estimate of the curvature (Sophia), and the estimators."""
+"""Steps divided by an estimate of the curvature (Sophia, AdaHessian), and the estimators."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jopt import dtypes, linalg
 from jopt.rule import Own, Whole
 from jopt.rules.each import each, opened, zeros
 from jopt.rules.slots import dtype_name
-from jopt.scalars import DECAY, POSITIVE, ScalarOrSchedule, Traced, integer, scalar_dtype
+from jopt.scalars import DECAY, FRACTION, POSITIVE, ScalarOrSchedule, Traced, integer, scalar_dtype
 from jopt.transform import Transform, as_transform, whole
 from jopt.update import salt
 
@@ -184,4 +184,77 @@ def scale_by_sophia(
         static=fixed,
         domain={"b1": DECAY, "b2": DECAY, "eps": POSITIVE, "gamma": POSITIVE, "clip_threshold": POSITIVE},
         inner=as_transform(estimator, "scale_by_sophia"),
+    )
+
+
+def adahessian_init(params, *, inner):
+    x = {path: dtypes.compute(p) for path, p in params.items()}
+    return Own({"mu": zeros(x), "nu": zeros(x)}, {}, inner(params))
+
+
+def averaged(d):
+    """The curvature of a kernel of a convolution by its mean over space: axes (..., inputs, outputs)."""
+    space = tuple(range(d.ndim - 2)) if d.ndim in (4, 5) else ()
+    return jnp.broadcast_to(jnp.mean(d, axis=space, keepdims=True), d.shape) if space and d.size else d
+
+
+def squared_step(d, s, p, *, b2):
+    return d, {"nu": b2 * s["nu"] + (1 - b2) * jnp.square(averaged(d))}
+
+
+def adahessian_step(g, s, p, *, b1, c1, c2, eps, hessian_power):
+    m = b1 * s["mu"] + (1 - b1) * g
+    return (m / c1) / (jnp.sqrt(s["nu"] / c2) ** hessian_power + eps), s | {"mu": m}
+
+
+def adahessian_update(grads, own, params, *, t, inner, b1, b2, eps, hessian_power):
+    g, x = opened("scale_by_adahessian", grads, own, params)
+    estimate, state = inner.update(grads, own.inner, params)
+    curvature = {path: dtypes.enter(d) for path, d in estimate.items()}
+    _, squares = each(squared_step, curvature, {"nu": own.slots["nu"]}, x, b2=b2)
+    numbers = {"b1": b1, "c1": 1 - b1**t, "c2": 1 - b2**t, "eps": eps, "hessian_power": hessian_power}
+    u, slots = each(adahessian_step, g, own.slots | squares, x, **numbers)
+    return u, Own(slots, {}, state)
+
+
+ADAHESSIAN = Whole(
+    "scale_by_adahessian", adahessian_update, adahessian_init, complex=False, wraps="hessian_diagonal_fn"
+)
+
+
+def scale_by_adahessian(
+    b1: ScalarOrSchedule = 0.9,
+    b2: ScalarOrSchedule = 0.999,
+    eps: ScalarOrSchedule = 1e-4,
+    hessian_power: ScalarOrSchedule = 1.0,
+    hessian_diagonal_fn: Any = None,
+) -> Transform:
+    """AdaHessian: Adam with the diagonal of the Hessian in place of the gradient in the second moment.
+
+        m ← β₁m + (1 − β₁)g
+        v ← β₂v + (1 − β₂)d²,   d an estimate of the diagonal, averaged over space
+        u = (m / c₁) / (√(v / c₂)ᵏ + ε),   cᵢ = 1 − βᵢᵗ
+
+    Args:
+        b1: β₁ in [0, 1).
+        b2: β₂ in [0, 1).
+        eps: ε > 0.
+        hessian_power: k in [0, 1]; 1 is Newton's step, 0 is momentum.
+        hessian_diagonal_fn: a transform that replaces gradients by d; None is
+            `hutchinson_estimator_diag_hessian`, which needs ``update(..., obj_fn=loss_of_params)``.
+
+    Kernels of convolutions, which are parameters of 4 or 5 axes with (inputs, outputs) last, have one d
+    for each pair of inputs and outputs: its mean over the other axes. Every update costs one product with
+    the Hessian, about a second gradient.
+
+    Differs: the paper also averages over blocks of other arrays; the authors' code averages |d| over space,
+        and like this leaves other arrays as they are.
+    Reference: [yao2021adahessian], Algorithm 1.
+    """
+    estimator = hutchinson_estimator_diag_hessian() if hessian_diagonal_fn is None else hessian_diagonal_fn
+    return whole(
+        ADAHESSIAN,
+        hyper={"b1": b1, "b2": b2, "eps": eps, "hessian_power": hessian_power},
+        domain={"b1": DECAY, "b2": DECAY, "eps": POSITIVE, "hessian_power": FRACTION},
+        inner=as_transform(estimator, "scale_by_adahessian"),
     )

@@ -124,3 +124,28 @@ def scion(g, p, s, t, learning_rate, decay=0.9, radius=50.0, other_radius=1.0, c
     s["m"] = decay * s.get("m", 0.0) + (1.0 - decay) * g
     step = spectral_lmo(s["m"], p, s, t, radius) if np.ndim(g) == 2 else rms_lmo(s["m"], p, s, t, other_radius)
     return -learning_rate * (step + (p if constrained else 0.0))
+
+
+def scale_by_galore(g, p, s, t, rank=128, update_proj_gap=200, scale=1.0, b1=0.9, b2=0.999, eps=1e-8):
+    # Zhao et al. 2024, Algorithm 2, with the shorter side first; a column of P has its largest component positive.
+    if g.shape[0] > g.shape[1]:
+        turned = {name: x.T if name in "MV" else x for name, x in s.items()}
+        u = scale_by_galore(g.T, p, turned, t, rank, update_proj_gap, scale, b1, b2, eps).T
+        s |= {name: x.T if name in "MV" else x for name, x in turned.items()}
+        return u
+    r = min(rank, len(g))
+    s.setdefault("P", np.eye(len(g))[:, :r])
+    if (t - 1) % update_proj_gap == 0 and np.any(g):
+        columns = np.linalg.svd(g)[0].T[:r]
+        s["P"] = np.stack([c if c[np.argmax(np.abs(c))] > 0 else -c for c in columns], axis=1)
+    low = np.einsum("ij,ik->jk", s["P"], g)
+    s["M"] = b1 * s.get("M", 0.0) + (1.0 - b1) * low
+    s["V"] = b2 * s.get("V", 0.0) + (1.0 - b2) * low**2
+    return scale * s["P"] @ (s["M"] / (1.0 - b1**t) / (np.sqrt(s["V"] / (1.0 - b2**t)) + eps))
+
+
+def galore(g, p, s, t, learning_rate, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8, **numbers):
+    if np.ndim(g) != 2:
+        return classic.adamw(g, p, s, t, learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    u = scale_by_galore(g, p, s, t, b1=b1, b2=b2, eps=eps, **numbers)
+    return -learning_rate * (u + weight_decay * p)

@@ -4,12 +4,29 @@ import optax.contrib
 
 import jopt
 from jopt.axes import matrices
-from zoo.cases import DECAYING, FADE, FALL, LEAVES, MASK, MATRICES, PARITY_MATRICES, ROUNDED, Against, Replay
+from zoo.cases import (
+    DECAYING,
+    FADE,
+    FALL,
+    LEAVES,
+    MASK,
+    MATRICES,
+    PARITY_MATRICES,
+    ROUNDED,
+    Against,
+    Replay,
+    no_bias,
+)
 from zoo.entry import Entry, rated
 
 MATRIX = {"complex": None, "elementwise": False}
 
+# A singular vector turns by rounding over the gap to its neighbour, at every new projector.
+PROJECTED = {"ulps": 1024, **MATRIX}
+
 OPTIMIZERS = {
+    "galore": rated(lambda rate: jopt.galore(rate, rank=3, update_proj_gap=2), **PROJECTED),
+    "galore_full_rank": rated(lambda rate: jopt.galore(rate, weight_decay=0.1), zero_gradient=False, **PROJECTED),
     "muon": rated(jopt.muon, **MATRIX),
     "muon_axes": rated(
         lambda rate: jopt.muon(rate, axes=[(jopt.path("dense/kernel") & jopt.ndim(2), 1, 0)], where="dense/*"),
@@ -31,6 +48,10 @@ RULES = {
         extra=(("max_logits", 200.0),),
     ),
     "rms_lmo": Entry(jopt.rms_lmo, elementwise=False, complex="native"),
+    "scale_by_galore": Entry(
+        lambda: jopt.scale_by_galore(2, update_proj_gap=3, scale=0.25), matrices_only=True, **PROJECTED
+    ),
+    "scale_by_galore_any": Entry(lambda: jopt.scale_by_galore(2, update_proj_gap=3, axes="any"), **PROJECTED),
     "scale_by_muon": Entry(jopt.scale_by_muon, matrices_only=True, **MATRIX),
     "scale_by_muon_aol": Entry(
         # Its first steps multiply small singular values, and their rounding, by 4.1 and 4.0, "standard" by 3.4.
@@ -53,7 +74,24 @@ RULES = {
 # the rounding of its input with them.
 NEWTON_SCHULZ = (1e-11, 5e-4)
 
+# A singular vector turns by rounding over the gap to its neighbour; with unlike magnitudes small ones lose digits.
+SINGULAR = (1e-9, 2e-2)
+
 ORACLES = [
+    Replay("scale_by_galore", only=MATRICES, rank=2, tolerance=SINGULAR),
+    Replay("scale_by_galore", only=MATRICES, update_proj_gap=7, scale=0.25, b1=0.8, tolerance=SINGULAR, slow=True),
+    Replay("scale_by_galore", only=MATRICES, rank=1, update_proj_gap=1, b2=0.9, tolerance=SINGULAR, slow=True),
+    Replay("galore", only=[*LEAVES, "wide"], learning_rate=0.003, rank=2, tolerance=SINGULAR, slow=True),
+    Replay(
+        "galore",
+        only=[*LEAVES, "wide"],
+        learning_rate=FALL,
+        rank=2,
+        update_proj_gap=50,
+        scale=0.5,
+        weight_decay=FADE,
+        tolerance=SINGULAR,
+    ),
     Replay("scale_by_muon", only=MATRICES, tolerance=NEWTON_SCHULZ, slow=True),
     Replay("scale_by_muon", only=MATRICES, beta=0.9, nesterov=False, ns_steps=3, tolerance=NEWTON_SCHULZ, slow=True),
     Replay(
@@ -94,6 +132,7 @@ ORACLES = [
 RANDOM = {"qk_clip": "it needs logits: by its numbers, in test_matrix.py"}
 
 SYMBOLS = {
+    "scale_by_galore": {"projector": ("P",), "mu": ("M",), "nu": ("V",)},
     "scale_by_muon": {"mu": ("m",)},
     "scale_by_normuon": {"mu": ("m",), "nu": ("v",)},
 }
@@ -112,7 +151,29 @@ def stacked(params):
     return {"kernel": numbers(0, 2), "bias": numbers((0, 1, 2), -1)}
 
 
+# Square matrices: of others optax projects the longer side. It decomposes in float32, also under x64; and the signs it
+# takes are those of the decomposition, so that a second projector would be another one.
+SQUARE = {"kernel": (5, 5), "bias": (5,)}
+JOINED = {"kernel": (3, 2, 6), "bias": (5,)}
+DECOMPOSED = {"f32": 3e-4, "f64": 3e-4}
+
+UNCOMPARED = {"scale_by_galore": "inside galore: the recorded bias, as a matrix, has rows of rounding alone"}
+
+
+def by_axes(params):
+    """optax's form: the first two axes of the kernel are its rows."""
+    return {"kernel": optax.contrib.GaLoreDimensionNumbers((0, 1), -1), "bias": None}
+
+
+EXCEPTIONS = {
+    "galore": "Adam is inside, in place of base_optimizer; the rest by keyword",
+    "scale_by_galore": "see galore",
+}
+
 OPTAX = [
+    Against("galore", 0.01, 4, weight_decay=0.03, only=SQUARE, **DECOMPOSED),
+    Against("galore", DECAYING, 2, 100, 0.25, mask=no_bias, weight_decay=0.1, only=SQUARE, slow=True, **DECOMPOSED),
+    Against("galore", 0.01, 2, weight_dimension_numbers=by_axes, only=JOINED, slow=True, **DECOMPOSED),
     Against("muon", 0.01, **CLOSE),
     Against("muon", 0.01, ((4.0, -6.9, 3.4), (2.9, -3.1, 1.2)), 2, 0.9, 1e-7, 0.03, MASK, None, slow=True, **CLOSE),
     Against(

@@ -51,6 +51,7 @@ CURVED = {"complex": None, "ulps": 1024, "extra": (("obj_fn", bowl),)}
 ESTIMATES = {"complex": None, "random": True, "zero_gradient": False, "elementwise": False}
 
 OPTIMIZERS = {
+    "adahessian": rated(jopt.adahessian, **CURVED),
     "cocob": rated(jopt.cocob),
     "dadapt_adamw": rated(jopt.dadapt_adamw),
     "dog": rated(jopt.dog),
@@ -74,6 +75,7 @@ RULES = {
     "hutchinson_estimator_diag_hessian": Entry(
         jopt.hutchinson_estimator_diag_hessian, extra=(("obj_fn", ravine),), **ESTIMATES
     ),
+    "scale_by_adahessian": Entry(lambda: jopt.scale_by_adahessian(b2=0.9, hessian_power=0.5), **CURVED),
     "scale_by_cocob": Entry(jopt.scale_by_cocob),
     "scale_by_dadapt_adamw": Entry(jopt.scale_by_dadapt_adamw),
     "scale_by_distance_over_gradients": Entry(jopt.scale_by_distance_over_gradients, elementwise=False),
@@ -229,8 +231,10 @@ EXCEPTIONS = {
 }
 
 RANDOM = {
+    "adahessian": "with losses as functions, in test_curvature.py",
     "gauss_newton_estimator_diag_hessian": "by what it draws, in test_curvature.py",
     "hutchinson_estimator_diag_hessian": "by what it draws, in test_curvature.py",
+    "scale_by_adahessian": "with losses as functions, in test_curvature.py",
     "scale_by_sophia": "with losses as functions, in test_curvature.py",
     "sophia": "with losses as functions, in test_curvature.py",
 }
