@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jopt.control import run_if
+from jopt.engine import Parts
 from jopt.linalg import sum_squares
 from jopt.rule import Own, Whole
 from jopt.rules.slots import dtype_name
 from jopt.state import check_kept
-from jopt.transform import Transform, as_transform, whole
+from jopt.transform import Transform, as_transform, make_transform, whole
 from jopt.wrap.arrays import beside, stored
 
 
@@ -166,7 +167,7 @@ class MultiSteps(Transform):
         return super().__new__(cls, tx.init, tx.update)
 
     def __reduce__(self):
-        return _of_transform, (self.gradient_transformation(),)
+        return _of_parts, (self.parts,)
 
     def gradient_transformation(self) -> Transform:
         """The transform, which this is already."""
@@ -178,6 +179,7 @@ class MultiSteps(Transform):
         return (kept.mini_step == 0) & (kept.gradient_step > 0)
 
 
-def _of_transform(tx: Transform) -> MultiSteps:
+def _of_parts(parts: Parts) -> Transform:
     """The same configuration as an object of this class: JAX tells classes apart where a transform is static."""
-    return tuple.__new__(MultiSteps, (tx.init, tx.update))
+    tx = make_transform(parts)
+    return Transform.__new__(MultiSteps, tx.init, tx.update)
