@@ -12,6 +12,7 @@ import pytest
 from zoo import EVERYTHING, OPTIMIZERS, RULES, WRAPPERS, classic
 
 import jopt
+from jopt.engine import walk
 from jopt.testing import LAWS, NotApplicableError, Subject, check_transform
 
 # Compiling is what takes the time. Of the laws about meshes and compiled code the fast tier takes those transforms that
@@ -28,7 +29,16 @@ CARRIERS = {"adan", "adafactor", "soap", "prodigy", "schedule_free_adamw", "adam
 CARRIERS |= {*classic.OPTIMIZERS, *classic.RULES, *classic.WRAPPERS}
 
 
+@functools.cache
+def rules_of_optimizers():
+    """The rules that some optimizer is made of: the laws of that optimizer are theirs."""
+    return {part.of.name for name in OPTIMIZERS for part in walk(subject(name).tx.parts)}
+
+
 def is_slow(law, name):
+    is_variant = name in OPTIMIZERS and name not in jopt.optimizers.__all__
+    if name not in CARRIERS and (is_variant or name in rules_of_optimizers()):
+        return True
     if law in COSTLY and name not in CARRIERS:
         return True
     if law == "explicit_mesh_is_one_device":
