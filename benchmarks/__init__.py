@@ -1,0 +1,6 @@
+"""Measurements against other libraries, each in one process, with its last output beside it."""
+
+import os
+
+# Decompositions of small matrices: threads that wait for each other cost more than they bring, most where cores are busy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
