@@ -2,5 +2,5 @@
 
 import os
 
-# Decompositions of small matrices: threads that wait for each other cost more than they bring, most where cores are busy.
+# Decompositions of small matrices: threads that wait for each other cost more than they bring.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
