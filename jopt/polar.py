@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopt.lapack import singular_values
 from jopt.linalg import is_sharded, matmul, norm, norm_dtype
 
 Triple = tuple[float, float, float]
@@ -101,7 +102,7 @@ def _spectral_norm(x: jax.Array) -> jax.Array:
     if not x.size:
         return norm(x)
     size = norm(x)
-    return jnp.linalg.norm(x / jnp.where(size > 0, size, 1).astype(x.dtype), ord=2) * size
+    return singular_values(x / jnp.where(size > 0, size, 1).astype(x.dtype))[0] * size
 
 
 def _precondition(x: jax.Array, kind: str, blocked: bool) -> tuple[jax.Array, jax.Array | None]:

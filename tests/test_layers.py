@@ -11,7 +11,7 @@ import jopt
 ROOT = Path(jopt.__file__).parent
 
 LAYERS = (
-    ("scalars", "paths", "dtypes", "linalg", "polar", "axes", "control", "formats"),
+    ("scalars", "paths", "dtypes", "lapack", "linalg", "polar", "axes", "control", "formats"),
     ("rule", "state", "chunks", "calls", "stacks", "kernel", "engine", "update", "transform"),
     ("schedules", "clip", "regularize", "plateau", "privacy", "rules"),
     ("partition", "wrap", "storage"),

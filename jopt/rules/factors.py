@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jopt import dtypes, linalg
+from jopt import dtypes, lapack, linalg
 
 PRECISE = jax.lax.Precision.HIGHEST  # products whose rounding an inverse root or a basis would amplify
 _TINY = 1e-36  # below this, 1 / x overflows in float32
@@ -62,12 +62,12 @@ def eigenbasis(a: jax.Array) -> jax.Array:
     if n == 0:
         return a
     a = normalised(a)
-    values, vectors = jnp.linalg.eigh(a)
+    values, vectors = lapack.eigh(a)
     null = (values <= 8 * n**0.5 * float(jnp.finfo(a.dtype).eps) * jnp.max(values)).astype(a.dtype)
     onto_null = dot(vectors * null[None, :], vectors.T)
     # On the null space stands −3 + a fixed diagonal: distinct eigenvalues below all others.
     ramp = jnp.arange(n, 0, -1).astype(a.dtype) / n
-    vectors = jnp.linalg.eigh(a - 3 * onto_null + dot(onto_null * ramp[None, :], onto_null))[1][:, ::-1]
+    vectors = lapack.eigh(a - 3 * onto_null + dot(onto_null * ramp[None, :], onto_null))[1][:, ::-1]
     largest = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=0)[None, :], axis=0)
     return vectors * jnp.where(largest < 0, -1.0, 1.0).astype(a.dtype)
 
@@ -76,7 +76,7 @@ def power_step(a: jax.Array, basis: jax.Array) -> jax.Array:
     """One step of orthogonal iteration towards the eigenvectors of a: QR of a·basis, with a positive diagonal."""
     if a.shape[0] == 0:
         return basis
-    q, r = jnp.linalg.qr(dot(normalised(a), basis))
+    q, r = lapack.qr(dot(normalised(a), basis))
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0).astype(q.dtype)[None, :]
 
 
@@ -95,7 +95,7 @@ def inverse_root(a: jax.Array, exponent: Any, eps: Any) -> jax.Array:
     if a.size == 0:
         return a
     top = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
-    values, vectors = jnp.linalg.eigh(a / jnp.where(top > _TINY, top, 1.0))
+    values, vectors = lapack.eigh(a / jnp.where(top > _TINY, top, 1.0))
     largest = values[..., -1:]
     # (λ / λmax) ^ −e, then λmax ^ −e, both within the range of float32.
     shares = jnp.maximum(values / jnp.where(largest > 0, largest, 1.0), eps)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jopt import linalg
+from jopt import lapack, linalg
 from jopt.axes import matrix_axes
 from jopt.control import run_if
 from jopt.rules import factors
@@ -30,7 +30,7 @@ def leading(projector, g):
     """The first left singular vectors of g, as many as there were; those there were if g is zero."""
     if projector.size == 0:
         return projector
-    vectors = jnp.linalg.svd(factors.normalised(g), full_matrices=False)[0][:, : projector.shape[1]]
+    vectors = lapack.svd(factors.normalised(g))[0][:, : projector.shape[1]]
     largest = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=0)[None, :], axis=0)
     vectors = vectors * jnp.where(largest < 0, -1.0, 1.0).astype(g.dtype)
     return jnp.where(jnp.any(g != 0), vectors, projector)

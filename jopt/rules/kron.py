@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jopt import linalg
+from jopt import lapack, linalg
 from jopt.axes import matrix_axes
 from jopt.rules import factors
 from jopt.scalars import DECAY, FRACTION, NONNEGATIVE, POSITIVE, ScalarOrSchedule
@@ -47,7 +47,7 @@ def solved_transposed(q, x):
     """Q⁻ᵀX."""
     if q.ndim == 1:
         return x / q[:, None]
-    return jax.lax.linalg.triangular_solve(q, x, left_side=True, lower=False, transpose_a=True)
+    return lapack.solve_upper_transposed(q, x)
 
 
 def lower_bound(a):

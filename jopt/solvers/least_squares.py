@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jopt import lapack
 from jopt.solvers.curvature import product
 from jopt.solvers.result import BAD_START, CONVERGED, MAX_STEPS, RUNNING, STALLED
 
@@ -62,7 +63,7 @@ def turn(residuals: Callable[..., Any], run: Fit, tol: Any, max_steps: Any) -> F
     running = run.status == RUNNING
     damped = jnp.sqrt(run.damping) * run.weights
     stacked = jnp.concatenate([run.factor, jnp.diag(damped)])
-    q, r = jnp.linalg.qr(stacked)
+    q, r = lapack.qr(stacked)
     n = run.x.shape[0]
     delta = -_solve_triangle(r, product(run.target, q[:n]))
     tried = run.x + delta
@@ -116,13 +117,13 @@ def _linearize(residuals: Callable[..., Any], x: Any) -> Any:
     jacobian = (jax.jacfwd if n <= r.shape[0] else jax.jacrev)(residuals)(x)
     both = jnp.concatenate([jacobian, r[:, None]], axis=1)
     padding = jnp.zeros((max(0, n - r.shape[0]), n + 1), x.dtype)
-    top = jnp.linalg.qr(jnp.concatenate([both, padding]), mode="r")
+    top = lapack.qr_factor(jnp.concatenate([both, padding]))
     g = product(r, jacobian)
     return 0.5 * jnp.sum(r * r), g, top[:n, :n], top[:n, n]
 
 
 def _solve_triangle(r: Any, b: Any) -> Any:
-    return jax.lax.linalg.triangular_solve(r, b[:, None], left_side=True, lower=False)[:, 0]
+    return lapack.solve_upper(r, b[:, None])[:, 0]
 
 
 def _columns(factor: Any, before: Any) -> Any:
