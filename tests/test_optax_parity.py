@@ -215,6 +215,12 @@ def test_every_same_named_transform_is_compared_by_its_numbers():
     assert missing == UNCOMPARED.keys()
 
 
+def test_the_page_of_differences_has_one_row_for_a_name():
+    for table in re.split(r"\n## ", DIFFERENCES.read_text()):
+        names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| `")]
+        assert [name for name in set(names) if names.count(name) > 1] == []
+
+
 # The differences that are meant; the page's claims that are not obvious from a signature ---------
 
 
