@@ -86,16 +86,17 @@ def picture(workload: Workload, results: Sequence[Result], path: Path) -> None:
         curves, rates = figure.subplots(1, 2)
         for result, colour in zip(shown, COLOURS, strict=False):
             _curve(curves, workload, result, colour)
-            rates.plot(RATES, _drawable(np.asarray(result.tuned)), color=colour, marker="o", markersize=4)
-        curves.axhline(workload.target, color=PALE, linewidth=1, linestyle="--")
-        curves.annotate("target", (0, workload.target), color=PALE, ha="left", va="bottom", fontsize=10)
-        finite = np.concatenate([r.curves[np.isfinite(r.curves)] for r in shown])
-        low = min(finite.min(), workload.target)
-        top = np.median([r.curves[:, 0] for r in shown])
+            rates.plot(RATES, _drawable(workload, np.asarray(result.tuned)), color=colour, marker="o", markersize=4)
+        target = workload.target - workload.least
+        curves.axhline(target, color=PALE, linewidth=1, linestyle="--")
+        curves.annotate("target", (0, target), color=PALE, ha="left", va="bottom", fontsize=10)
+        finite = np.concatenate([_drawable(workload, r.curves).ravel() for r in shown])
+        low = min(np.nanquantile(finite, 0.01), target)
+        top = np.median([_drawable(workload, r.curves[:, 0]) for r in shown])
         for axes in (curves, rates):
             axes.set_yscale("log")
             axes.set_ylim(low / 1.1, top * 1.1)
-            axes.set_ylabel(workload.unit)
+            axes.set_ylabel(f"{workload.unit} above {workload.least:.2f}" if workload.least else workload.unit)
         curves.set_xlabel("updates")
         curves.set_title("Median and quartiles of 10 fresh seeds")
         rates.set_xscale("log")
@@ -108,10 +109,11 @@ def picture(workload: Workload, results: Sequence[Result], path: Path) -> None:
 
 def _curve(axes: Any, workload: Workload, result: Result, colour: str) -> None:
     steps = np.arange(result.curves.shape[1]) * workload.every
-    low, middle, high = (_drawable(np.quantile(result.curves, q, axis=0, method="nearest")) for q in (0.25, 0.5, 0.75))
+    quantiles = (np.quantile(result.curves, q, axis=0, method="nearest") for q in (0.25, 0.5, 0.75))
+    low, middle, high = (_drawable(workload, x) for x in quantiles)
     axes.plot(steps, middle, color=colour, label=f"{result.optimizer}, rate {result.rate:.2g}")
     axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _drawable(x: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(x), x, np.nan)
+def _drawable(workload: Workload, x: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(x), x, np.nan) - workload.least

@@ -33,6 +33,7 @@ class Workload:
         every: updates between two measurements.
         target: the measure to reach.
         unit: what the measure is.
+        least: the least measure there is, which pictures show the distance from.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Workload:
     every: int
     target: float
     unit: str
+    least: float = 0.0
 
 
 def shuffled(key: jax.Array, examples: int, size: int, steps: int) -> jax.Array:
@@ -180,6 +182,7 @@ def quadratic_deep() -> Workload:
         every=quadratic.STEPS_PER_EPOCH,
         target=quadratic.TARGET,
         unit="test loss",
+        least=float(quadratic.test_loss(jnp.asarray(quadratic.problem().test.mean(axis=0), jnp.float32))),
     )
 
 
