@@ -311,6 +311,16 @@ for _ in range(2):
 """
 
 
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = train(batches(6), callbacks=signals_at(2, signal.SIGINT, signal.SIGINT), **CHUNKS)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert everything(run) == at_steps()[6]
+
+
 def test_signals_from_outside_end_a_run_with_its_result():
     environment = os.environ | {"PYTHONPATH": str(Path(jopt.__file__).parents[1])}
     child = subprocess.Popen([sys.executable, "-c", PROCESS], stdout=subprocess.PIPE, text=True, env=environment)

@@ -47,7 +47,8 @@ class Requests:
 def requests() -> Iterator[Requests]:
     """Within the block signals only ask; afterwards the handlers are the ones from before.
 
-    Only the main thread may set handlers: elsewhere signals go where they went.
+    Only the main thread may set handlers: elsewhere signals go where they went. A signal that the process was
+    started to ignore, as a shell starts a job in the background, stays ignored.
     """
     asked = Requests()
     if threading.current_thread() is not threading.main_thread():
@@ -57,7 +58,8 @@ def requests() -> Iterator[Requests]:
     try:
         try:
             for signum in REASONS:
-                before[signum] = signal.signal(signum, asked.take)
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    before[signum] = signal.signal(signum, asked.take)
             yield asked
         finally:
             asked.hold()  # an interrupt in what follows would leave a handler behind
