@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,19 @@ from fit_cases import BATCH, IMAGES, LABELS, bits, plain_loss, plain_params
 import jopt
 from jopt.train.fit import NonFiniteError, fit
 from jopt.train.signals import Requests
+
+
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """A job started in the background inherits an ignored SIGINT; a terminal's does not."""
+    before = {
+        SIGINT: signal.signal(SIGINT, signal.default_int_handler),
+        SIGTERM: signal.signal(SIGTERM, signal.SIG_DFL),
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 TX = jopt.ema(jopt.adam(0.05), 0.9)
 STATE = {"mean": np.zeros(3, np.float32), "seen": np.zeros((), np.int32)}
@@ -312,12 +326,9 @@ for _ in range(2):
 
 
 def test_an_ignored_signal_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        run = train(batches(6), callbacks=signals_at(2, signal.SIGINT, signal.SIGINT), **CHUNKS)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(SIGINT, signal.SIG_IGN)
+    run = train(batches(6), callbacks=signals_at(2, SIGINT, SIGINT), **CHUNKS)
+    assert signal.getsignal(SIGINT) is signal.SIG_IGN
     assert everything(run) == at_steps()[6]
 
 
