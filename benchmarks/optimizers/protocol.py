@@ -65,11 +65,13 @@ def trainer(workload: Workload, make: Callable[[Any], Any]) -> Callable[[Any, An
 
         def advance(carry, indices):
             params, state = carry
-            value, grads = jax.value_and_grad(workload.loss)(params, indices)
-            params, state = jopt.apply_gradients(
-                tx, grads, state, params, value=value, value_fn=lambda p: workload.loss(p, indices)
-            )
-            return (params, state), None
+
+            def loss(params):
+                return workload.loss(params, indices)
+
+            value, grads = jax.value_and_grad(loss)(params)
+            extra = {"value": value, "grad": grads, "value_fn": loss, "obj_fn": loss}  # for those that name them
+            return jopt.apply_gradients(tx, grads, state, params, **extra), None
 
         def stretch(carry, rows):
             carry, _ = jax.lax.scan(advance, carry, rows)
