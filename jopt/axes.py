@@ -32,6 +32,10 @@ class View(NamedTuple):
         """The shape of one matrix."""
         return math.prod(shape[axis] for axis in self.rows), math.prod(shape[axis] for axis in self.columns)
 
+    def is_plain(self, rank: int) -> bool:
+        """Whether an array of this rank is one matrix as it lies, or its transpose."""
+        return rank == 2 and len(self.rows) == len(self.columns) == 1
+
     @property
     def transposed(self) -> "View":
         """The same array as matrices that are the transposes of these."""
@@ -39,26 +43,25 @@ class View(NamedTuple):
 
     def matrices(self, x: jax.Array) -> jax.Array:
         """The matrices of an array, (number, rows, columns)."""
-        if x.ndim == 2:  # a new axis of a sharded array needs no reshape
+        if self.is_plain(x.ndim):  # a new axis of a sharded array needs no reshape
             return jnp.expand_dims(x if self == MATRIX else x.T, 0)
         moved = jnp.transpose(x, self._order(x.ndim))
         return moved.reshape(math.prod(self.batch(x.shape)), *self.sides(x.shape))
 
     def array(self, matrices: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The array of this shape that has these matrices."""
-        if len(shape) == 2:
+        if self.is_plain(len(shape)):
             x = jax.lax.squeeze(matrices, (0,))
             return x if self == MATRIX else x.T
         order = self._order(len(shape))
         moved = matrices.reshape([shape[axis] for axis in order])
         return jnp.transpose(moved, sorted(range(len(order)), key=order.__getitem__))
 
-    def split(self, slot: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """What is kept for an array of this shape, by matrix: (number, ...)."""
-        if slot.shape == shape:
+    def split(self, slot: jax.Array, shape: tuple[int, ...], kept: tuple[int, ...]) -> jax.Array:
+        """What `join` made for an array of this shape, by matrix: (number, *kept)."""
+        if kept == self.sides(shape):
             return self.matrices(slot)
-        batch = self.batch(shape)
-        return slot.reshape(math.prod(batch), *slot.shape[len(batch) :])
+        return slot.reshape(math.prod(self.batch(shape)), *kept)
 
     def join(self, slots: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """What is kept for each matrix as one array: in the array's shape if it has the matrix's."""

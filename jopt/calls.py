@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jopt import dtypes
 from jopt.axes import MATRIX, View
 from jopt.formats import Chance, narrow, widen
 from jopt.paths import Leaf
 from jopt.rule import Part, keywords, required_keywords
+from jopt.scalars import scalar_dtype
 
 
 def view_of(part: Part, path: str, p: Any, declared: Mapping[str, View] | None) -> View | None:
@@ -47,7 +49,7 @@ def make_slots(part: Part, leaf: Leaf, p: Any, numbers: Mapping[str, Any], view:
     if rule.slots is None:
         return {}
     known = named(rule.slots, dict(part.static) | {"leaf_dtype": leaf.dtype} | dict(numbers), part)
-    if view is None or view == MATRIX:
+    if view is None or (view == MATRIX and p.ndim == 2):
         slots = rule.slots(dtypes.to_pair(p) if rule.complex == "pair" else p, **known)
     else:
         slots = jax.vmap(lambda q: rule.slots(q, **known))(view.matrices(p))
@@ -60,6 +62,17 @@ def make_slots(part: Part, leaf: Leaf, p: Any, numbers: Mapping[str, Any], view:
             f"Return for example {{'mu': jnp.zeros_like(p)}}."
         )
     return {name: jnp.asarray(x, x.dtype) for name, x in slots.items()}
+
+
+def slots_of_one(part: Part, sides: tuple[int, int], dtype: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of what a rule keeps for one matrix of these sides, of a parameter of this dtype."""
+    rule = part.rule
+    if rule.slots is None:
+        return {}
+    numbers = {name: np.ones((), scalar_dtype()) for name, _ in part.hyper}  # no shape depends on them
+    known = named(rule.slots, dict(part.static) | {"leaf_dtype": dtype} | numbers, part)
+    one = jax.ShapeDtypeStruct(sides, dtypes.compute_dtype(dtype))
+    return {name: tuple(x.shape) for name, x in jax.eval_shape(lambda p: rule.slots(p, **known), one).items()}
 
 
 def call_step(part: Part, g: jax.Array, slots: dict[str, Any], p: Any, numbers: dict[str, Any], chance: Any = None):

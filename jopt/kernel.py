@@ -14,7 +14,7 @@ import numpy as np
 
 from jopt import dtypes
 from jopt.axes import MATRIX, View
-from jopt.calls import call_refresh, call_step, computed_like, make_slots, view_of
+from jopt.calls import call_refresh, call_step, computed_like, make_slots, slots_of_one, view_of
 from jopt.chunks import in_chunks, rows_at_a_time
 from jopt.control import run_some
 from jopt.formats import Chance, Stored, narrow, widen
@@ -70,7 +70,9 @@ class Kernels:
                     for index in program:
                         chance = None if count is None else Chance(salt, start).fold(count, index)
                         numbers = self._numbers(index, packed, vector, others, x, salt, dtype, chance)
-                        call = call_step if view_at.get(index, MATRIX) == MATRIX else _call_by_matrix(view_at[index])
+                        view = view_at.get(index)
+                        is_whole = view is None or (view == MATRIX and x.ndim == 2)
+                        call = call_step if is_whole else _call_by_matrix(view, dtype)
                         x, new[index] = call(self._flat[index], x, slots.get(index, {}), q, numbers, chance)
                     if mode == "compute":
                         return x, new
@@ -136,7 +138,8 @@ class Kernels:
 
             def kernel(gs, slots, ps, vector, others, salts, count):
                 opened = [{name: _opened(x, dtype) for name, x in kept.items()} for kept in slots]
-                leaves = split(views, gs, opened, ps, salts)
+                shapes = slots_of_one(part, views[0].sides(gs[0].shape), dtype)
+                leaves = split(views, gs, opened, shapes, ps, salts)
                 results = jax.lax.platform_dependent(leaves, vector, others, count, cpu=in_turn, default=at_once)
                 if part.rule.refresh is not None:
                     s, rest = together([s for _, s in results]), together([leaf[2:] for leaf in leaves])
@@ -204,14 +207,16 @@ class Kernels:
         return self._shapes[asked]
 
 
-def _call_by_matrix(view: View):
-    """`call_step` for an array that is matrices: on one at a time."""
+def _call_by_matrix(view: View, dtype: Any):
+    """`call_step` for an array that is matrices: on one at a time; the parameter is of this dtype."""
 
     def call(part, g, slots, p, numbers, chance):
+        shapes = slots_of_one(part, view.sides(g.shape), dtype)
+
         def one(g, s, p):
             return call_step(part, g, s, p, numbers)
 
-        opened = {name: view.split(_opened(x, g.dtype), g.shape) for name, x in slots.items()}
+        opened = {name: view.split(_opened(x, g.dtype), g.shape, shapes[name]) for name, x in slots.items()}
         u, new = jax.vmap(one)(view.matrices(g), opened, None if p is None else view.matrices(p))
         kept = sorted((name, view.join(x, g.shape)) for name, x in new.items())
         return view.array(u, g.shape), {name: _closed(x, slots[name], chance, i) for i, (name, x) in enumerate(kept)}

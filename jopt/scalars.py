@@ -87,6 +87,17 @@ def integer(value: Any, call: str, name: str, at_least: int = 0) -> "int | Trace
     return int(result)
 
 
+def size(value: Any, call: str, name: str, at_least: int = 1) -> int:
+    """Normalise one whole number that shapes the program or the state, so that no traced one can be it."""
+    result = integer(value, call, name, at_least)
+    if isinstance(result, Traced):
+        raise TypeError(
+            f"{call}: {name}={value!r} was given, a Python integer was expected: it shapes the program. "
+            f"Make a transform for each {name}."
+        )
+    return result
+
+
 def number_or_schedule(value: Any, call: str, name: str, domain: str = FINITE) -> Any:
     """Normalise one hyper-parameter: callables are schedules and stay as they are."""
     return value if callable(value) else number(value, call, name, domain)

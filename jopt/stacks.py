@@ -11,12 +11,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jopt.axes import View
 
 
-def split(views: tuple[View, ...], gs: Any, slots: Any, ps: Any, salts: Any) -> list[Any]:
-    """Of each leaf its matrices: gradient, slots, parameter and salt, with a leading axis that counts them."""
+def split(views: tuple[View, ...], gs: Any, slots: Any, shapes: Any, ps: Any, salts: Any) -> list[Any]:
+    """Of each leaf its matrices: gradient, slots (of these shapes each), parameter and salt, along a first axis."""
     found = []
     for view, g, s, p, salt in zip(views, gs, slots, ps, salts, strict=True):
         x = view.matrices(g)
-        kept = {name: view.split(slot, g.shape) for name, slot in s.items()}
+        kept = {name: view.split(slot, g.shape, shapes[name]) for name, slot in s.items()}
         found.append(
             (x, kept, None if p is None else view.matrices(p), None if salt is None else _streams(salt, len(x)))
         )

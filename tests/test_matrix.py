@@ -412,3 +412,79 @@ def test_forgotten_logits_are_an_error():
     tx = jopt.qk_clip()
     with pytest.raises(TypeError, match="qk_clip was called without"):
         tx.update(ATTENTION, tx.init(ATTENTION), ATTENTION)
+
+
+# Slots and views of unusual shapes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["muon", "normuon", "soap", "shampoo", "scion"])
+def test_the_axis_that_counts_matrices_may_be_the_last(name):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 5)), jnp.float32)
+
+    def steps(x, rows, columns):
+        tx = getattr(jopt, name)(0.1, axes=[("w", rows, columns)])
+        params, state = {"w": x}, tx.init({"w": x})
+        for _ in range(2):
+            updates, state = tx.update({"w": x}, state, params)
+        return updates["w"]
+
+    first = steps(jnp.moveaxis(x, 2, 0), 1, 2)
+    np.testing.assert_allclose(steps(x, 0, 1), jnp.moveaxis(first, 0, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: jopt.kron(0.1, max_size_triangular=4), (8,)),
+        (lambda: jopt.kron(0.1, max_size_triangular=4), (8, 3)),
+        (lambda: jopt.shampoo(0.1, axes="any"), (1, 4, 4)),
+        (lambda: jopt.shampoo(0.1, axes="any", max_preconditioner_size=4), (2, 4, 4)),
+        (lambda: jopt.normuon(0.1, axes="any"), (1,)),
+        (lambda: jopt.scale_by_galore(axes=[("w", 0, 1)]), (4, 3, 2)),
+    ],
+)
+def test_a_slot_may_have_the_shape_of_the_parameter_by_chance(make, shape):
+    params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)}
+    tx = make()
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(params, state, params)
+    assert updates["w"].shape == shape
+    assert np.all(np.isfinite(updates["w"]))
+    assert np.any(np.asarray(updates["w"]) != 0)
+
+
+def test_kron_keeps_a_diagonal_for_a_vector():
+    slots = jopt.scale_by_kron().init({"b": jnp.ones(4096), "w": jnp.ones((3, 5))}).slots["scale_by_kron"]
+    assert (slots["left"]["b"].shape, slots["right"]["b"].shape) == ((4096,), (1,))
+    assert (slots["left"]["w"].shape, slots["right"]["w"].shape) == ((3, 3), (5, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "value"),
+    [
+        ("scale_by_soap", "precondition_frequency", 0),
+        ("scale_by_kl_soap", "precondition_frequency", 2.5),
+        ("scale_by_shampoo", "precondition_frequency", -1),
+        ("scale_by_shampoo", "max_preconditioner_size", 0),
+        ("scale_by_shampoo", "exponent", -1.0),
+        ("scale_by_kron", "precondition_frequency", 0),
+        ("scale_by_muon", "ns_steps", 2.9),
+        ("scale_by_galore", "rank", 0),
+    ],
+)
+def test_numbers_that_shape_the_program_are_checked(name, number, value):
+    with pytest.raises(ValueError, match=rf"{name}: {number}={value} was given, .* was expected"):
+        getattr(jopt, name)(**{number: value})
+
+
+def test_a_number_that_shapes_the_program_is_not_traced():
+    with pytest.raises(TypeError, match=r"scale_by_galore: rank=.* was given, a Python integer was expected"):
+        jax.vmap(lambda rank: jopt.scale_by_galore(rank).init({"w": jnp.ones((2, 2))}))(jnp.arange(1, 3))
+
+
+def test_coefficients_may_be_an_array_and_are_checked():
+    rows = np.asarray(jopt.polar.COEFFICIENTS["dion"])
+    assert jopt.scale_by_muon(rows) == jopt.scale_by_muon(tuple(map(tuple, rows.tolist())))
+    with pytest.raises(ValueError, match=r"ns_coeffs=\(\) was given"):
+        jopt.scale_by_muon(())

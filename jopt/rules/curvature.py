@@ -9,7 +9,7 @@ from jopt import dtypes, linalg
 from jopt.rule import Own, Whole
 from jopt.rules.each import each, opened, zeros
 from jopt.rules.slots import dtype_name
-from jopt.scalars import DECAY, FRACTION, POSITIVE, ScalarOrSchedule, Traced, integer, scalar_dtype
+from jopt.scalars import DECAY, FRACTION, POSITIVE, ScalarOrSchedule, scalar_dtype, size
 from jopt.transform import Transform, as_transform, whole
 from jopt.update import salt
 
@@ -167,12 +167,7 @@ def scale_by_sophia(
         and does not correct.
     Reference: [liu2024sophia], Algorithm 3.
     """
-    k = integer(update_interval, "scale_by_sophia", "update_interval", 1)
-    if isinstance(k, Traced):
-        raise TypeError(
-            f"scale_by_sophia: update_interval={update_interval!r} was given, a Python integer was expected: it shapes "
-            f"the program. Make a transform for each interval."
-        )
+    k = size(update_interval, "scale_by_sophia", "update_interval")
     numbers = {"b1": b1, "b2": b2, "eps": eps, "gamma": gamma, "clip_threshold": clip_threshold}
     fixed: dict[str, Any] = {"update_interval": k, "mu_dtype": dtype_name(mu_dtype, "scale_by_sophia", "mu_dtype")}
     if clip_threshold is None:

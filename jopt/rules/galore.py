@@ -9,7 +9,7 @@ from jopt.axes import matrix_axes
 from jopt.control import run_if
 from jopt.rules import factors
 from jopt.rules.adam import adam_shared, adam_step
-from jopt.scalars import DECAY, NONNEGATIVE, ScalarOrSchedule, integer, raw
+from jopt.scalars import DECAY, NONNEGATIVE, ScalarOrSchedule, size
 from jopt.transform import Transform, rule
 
 
@@ -99,8 +99,8 @@ def scale_by_galore(
     Reference: [zhao2024galore], Algorithm 2.
     """
     static = {
-        "rank": raw(integer(rank, "scale_by_galore", "rank", 1)),
-        "update_proj_gap": raw(integer(update_proj_gap, "scale_by_galore", "update_proj_gap", 1)),
+        "rank": size(rank, "scale_by_galore", "rank"),
+        "update_proj_gap": size(update_proj_gap, "scale_by_galore", "update_proj_gap"),
         "axes": matrix_axes("scale_by_galore", axes, weight_dimension_numbers),
     }
     return rule(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jopt import lapack, linalg
 from jopt.axes import matrix_axes
 from jopt.rules import factors
-from jopt.scalars import DECAY, FRACTION, NONNEGATIVE, POSITIVE, ScalarOrSchedule
+from jopt.scalars import DECAY, FRACTION, NONNEGATIVE, POSITIVE, ScalarOrSchedule, size
 from jopt.schedules import exponential_decay
 from jopt.transform import Transform, rule
 
@@ -24,7 +24,7 @@ def kron_slots(p, *, preconditioner_init_scale, max_size_triangular):
     slots = {"mu": jnp.zeros_like(p)}
     scale = jnp.sqrt(preconditioner_init_scale).astype(p.dtype)
     for side, n in zip(SIDES, p.shape, strict=True):
-        dense = 1 < n <= max_size_triangular
+        dense = min(p.shape) > 1 and n <= max_size_triangular
         slots[side] = scale * (factors.identity(p, n) if dense else factors.zeros(p, n) + 1)
     return slots
 
@@ -85,7 +85,7 @@ def whitened(left, right, m, key, rate):
 
 def kron_step(g, s, p, *, count, key, b1, c1, precond_lr, max_rms):
     m = b1 * factors.entire(s["mu"]) + (1 - b1) * factors.entire(factors.bounded(g))
-    left, right = jax.lax.cond(count == 0, whitened, _kept, s["left"], s["right"], m, key, precond_lr)
+    left, right = jax.lax.cond(count == 0, whitened, _kept, s["left"], s["right"], m / c1, key, precond_lr)
     u = times_transposed(left, times(left, m / c1))
     u = times_transposed(right, times(right, u.T)).T
     u = u * jnp.minimum(1.0, max_rms / jnp.maximum(linalg.rms(u), 1e-30))
@@ -96,12 +96,12 @@ def _kept(left, right, m, key, rate):
     return left, right
 
 
-def kron_refresh(s, p, *, count, key, precond_lr, preconditioner_update_probability):
+def kron_refresh(s, p, *, count, key, c1, precond_lr, preconditioner_update_probability):
     """The factors for the next update, learned from the momentum, in some updates by chance."""
     chance, noise = jax.random.split(jax.random.fold_in(key, 1))
     drawn = jax.random.uniform(chance, dtype=jnp.float32)
     wanted = (drawn < preconditioner_update_probability.astype(jnp.float32)) & (count > 0)
-    m = factors.entire(s["mu"])
+    m = factors.entire(s["mu"]) / c1
     left, right = jax.lax.cond(wanted, whitened, _kept, s["left"], s["right"], m, noise, precond_lr)
     return s | {"left": left, "right": right}
 
@@ -121,9 +121,9 @@ def scale_by_kron(
     """PSGD Kron: precondition the momentum by triangular factors of each side that make it white.
 
         m ← β₁m + (1 − β₁)G,   V ~ N(0, 1)
-        A = QₗMQᵣᵀ,   B = Qₗ⁻ᵀVQᵣ⁻¹,   M = m + √eps·mean|m|·V
+        A = QₗMQᵣᵀ,   B = Qₗ⁻ᵀVQᵣ⁻¹,   M = m̂ + √eps·mean|m̂|·V,   m̂ = m / c₁,   c₁ = 1 − β₁ᵗ
         Qₗ ← Qₗ − η triu(AAᵀ − BBᵀ)Qₗ / ℓ,   and Qᵣ with AᵀA, BᵀB      with a probability
-        U = QₗᵀQₗ(m / c₁)QᵣᵀQᵣ,   then U ← U min(1, max_rms / RMS(U))
+        U = QₗᵀQₗm̂QᵣᵀQᵣ,   then U ← U min(1, max_rms / RMS(U))
 
     Args:
         b1: β₁ in [0, 1).
@@ -131,7 +131,7 @@ def scale_by_kron(
         precond_lr: η ≥ 0.
         max_rms: > 0, the largest root mean square of a step; part of the algorithm.
         preconditioner_init_scale: > 0, of QᵀQ at the start.
-        max_size_triangular: a longer side has a diagonal factor.
+        max_size_triangular: a longer side has a diagonal factor; so has a vector, and a matrix of one row or column.
         precondition_frequency: each matrix may learn once in so many updates, one after another.
         key: seed or key of V and of the draws.
         axes: which axes of an array are rows and columns, as for `scale_by_muon`; "any" takes every
@@ -160,8 +160,8 @@ def scale_by_kron(
             "preconditioner_init_scale": preconditioner_init_scale,
         },
         static={
-            "max_size_triangular": int(max_size_triangular),
-            "precondition_frequency": int(precondition_frequency),
+            "max_size_triangular": size(max_size_triangular, "scale_by_kron", "max_size_triangular", 0),
+            "precondition_frequency": size(precondition_frequency, "scale_by_kron", "precondition_frequency"),
             "axes": matrix_axes("scale_by_kron", axes),
         },
         domain={

@@ -9,7 +9,7 @@ from jopt import dtypes
 from jopt.linalg import Gradients
 from jopt.paths import Flat
 from jopt.rule import Own, Whole
-from jopt.scalars import integer, scalar_dtype
+from jopt.scalars import scalar_dtype, size
 from jopt.state import check_kept
 from jopt.transform import Transform, whole
 
@@ -116,5 +116,5 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Tr
     Differs: a direction that is not finite, as of numbers that overflow, is the gradient, cut to norm 1.
     Reference: [liu1989limited], [nocedal2006numerical].
     """
-    size = integer(memory_size, "scale_by_lbfgs", "memory_size", at_least=1)
-    return whole(LBFGS, static={"memory_size": size, "scale_init_precond": bool(scale_init_precond)})
+    m = size(memory_size, "scale_by_lbfgs", "memory_size")
+    return whole(LBFGS, static={"memory_size": m, "scale_init_precond": bool(scale_init_precond)})

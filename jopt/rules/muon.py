@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jopt.axes import matrix_axes
 from jopt.polar import COEFFICIENTS, MUON_COEFFICIENTS, PRECONDITIONINGS, newton_schulz, triples
 from jopt.rules.slots import dtype_name
-from jopt.scalars import DECAY, NONNEGATIVE, ScalarOrSchedule
+from jopt.scalars import DECAY, NONNEGATIVE, ScalarOrSchedule, size
 from jopt.transform import Transform, rule
 
 
@@ -106,6 +106,7 @@ def newton_schulz_statics(call: str, ns_coeffs: Any, ns_steps: int, precondition
     Raises:
         ValueError: an unknown name, or another number of triples than of steps.
     """
+    steps = size(ns_steps, call, "ns_steps", 0)
     for what, value, known in (
         ("ns_coeffs", ns_coeffs if isinstance(ns_coeffs, str) else None, (None, *COEFFICIENTS)),
         ("preconditioning", preconditioning, PRECONDITIONINGS),
@@ -113,16 +114,17 @@ def newton_schulz_statics(call: str, ns_coeffs: Any, ns_steps: int, precondition
         if value not in known:
             names = ", ".join(repr(name) for name in known if name)
             raise ValueError(f"{call}: {what}={value!r} was given, one of {names} was expected. Choose one.")
-    rows: Any = COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
-    nested = isinstance(rows[0], tuple | list)
+    listed = ns_coeffs.tolist() if hasattr(ns_coeffs, "tolist") else ns_coeffs
+    rows: Any = COEFFICIENTS[listed] if isinstance(listed, str) else listed
+    nested = len(rows) > 0 and isinstance(rows[0], tuple | list)
     plain = tuple(tuple(map(float, row)) for row in (rows if nested else (rows,)))
-    if (nested and len(plain) != ns_steps) or any(len(row) != 3 for row in plain):
+    if (nested and len(plain) != steps) or any(len(row) != 3 for row in plain):
         raise ValueError(
             f"{call}: ns_coeffs={ns_coeffs!r} was given with ns_steps={ns_steps}; one triple (a, b, c), or "
             f"exactly {ns_steps} of them were expected. Set ns_steps to their number."
         )
     given = ns_coeffs if isinstance(ns_coeffs, str) else plain if nested else plain[0]
-    return {"ns_coeffs": given, "ns_steps": int(ns_steps), "preconditioning": preconditioning}
+    return {"ns_coeffs": given, "ns_steps": steps, "preconditioning": preconditioning}
 
 
 def width_step(g, s, p):

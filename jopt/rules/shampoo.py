@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jopt import linalg
 from jopt.axes import matrix_axes
 from jopt.rules import factors
-from jopt.scalars import DECAY, FRACTION, NONNEGATIVE, POSITIVE, ScalarOrSchedule
+from jopt.scalars import DECAY, FRACTION, NONNEGATIVE, POSITIVE, ScalarOrSchedule, number, raw, size
 from jopt.stacks import one_by_one
 from jopt.transform import Transform, rule
 
@@ -179,9 +179,9 @@ def scale_by_shampoo(
         },
         static={
             "grafting": grafting,
-            "precondition_frequency": int(precondition_frequency),
-            "max_preconditioner_size": int(max_preconditioner_size),
-            "exponent": exponent,
+            "precondition_frequency": size(precondition_frequency, "scale_by_shampoo", "precondition_frequency"),
+            "max_preconditioner_size": size(max_preconditioner_size, "scale_by_shampoo", "max_preconditioner_size"),
+            "exponent": None if exponent is None else raw(number(exponent, "scale_by_shampoo", "exponent", POSITIVE)),
             "one_sided": bool(one_sided),
             "axes": matrix_axes("scale_by_shampoo", axes),
         },

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jopt.axes import matrix_axes
 from jopt.rules import factors
-from jopt.scalars import DECAY, NONNEGATIVE, POSITIVE, ScalarOrSchedule
+from jopt.scalars import DECAY, NONNEGATIVE, POSITIVE, ScalarOrSchedule, size
 from jopt.transform import Transform, rule
 
 SIDES = ("left", "right")
@@ -142,8 +142,8 @@ def scale_by_soap(
         every="precondition_frequency",
         hyper={"b1": b1, "b2": b2, "shampoo_beta": b2 if shampoo_beta is None else shampoo_beta, "eps": eps},
         static={
-            "precondition_frequency": int(precondition_frequency),
-            "max_precond_dim": int(max_precond_dim),
+            "precondition_frequency": size(precondition_frequency, "scale_by_soap", "precondition_frequency"),
+            "max_precond_dim": size(max_precond_dim, "scale_by_soap", "max_precond_dim", 0),
             "axes": matrix_axes("scale_by_soap", axes),
         },
         domain={"b1": DECAY, "b2": DECAY, "shampoo_beta": DECAY, "eps": NONNEGATIVE},
@@ -194,8 +194,8 @@ def scale_by_kl_soap(
             "kl_eps": kl_eps,
         },
         static={
-            "precondition_frequency": int(precondition_frequency),
-            "max_precond_dim": int(max_precond_dim),
+            "precondition_frequency": size(precondition_frequency, "scale_by_kl_soap", "precondition_frequency"),
+            "max_precond_dim": size(max_precond_dim, "scale_by_kl_soap", "max_precond_dim", 0),
             "axes": matrix_axes("scale_by_kl_soap", axes),
         },
         domain={"b1": DECAY, "b2": DECAY, "shampoo_beta": DECAY, "eps": NONNEGATIVE, "kl_eps": POSITIVE},

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jopt.control import run_if
 from jopt.partition import chain
 from jopt.rule import Own, Whole
-from jopt.scalars import FRACTION, NONNEGATIVE, ScalarOrSchedule, integer
+from jopt.scalars import FRACTION, NONNEGATIVE, ScalarOrSchedule, size
 from jopt.state import AVERAGED, check_kept
 from jopt.transform import Transform, as_transform, rule, whole
 from jopt.wrap.arrays import wide
@@ -135,7 +135,7 @@ LATEST = Whole("average_latest", latest_update, latest_init)
 
 def average_latest(k: int, every: ScalarOrSchedule) -> Transform:
     """Keep checkpoints of the stepped parameters; the part of `lawa` that does so."""
-    static = {"k": integer(k, "lawa", "k", 1)}
+    static = {"k": size(k, "lawa", "k")}
     return whole(LATEST, hyper={"every": every}, static=static, domain={"every": "[1, inf)"})
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jopt import linalg
 from jopt.rule import Own, Whole
 from jopt.rules.each import each, opened, reals, unpaired
-from jopt.scalars import NONNEGATIVE, POSITIVE, ScalarOrSchedule, Traced, integer, scalar_dtype
+from jopt.scalars import NONNEGATIVE, POSITIVE, ScalarOrSchedule, scalar_dtype, size
 from jopt.transform import Transform, as_transform, whole
 
 
@@ -78,12 +78,7 @@ def mechanize(
     Differs: x₀ are the parameters at `init` (in optax those at the first update).
     Reference: [cutkosky2023mechanic], Algorithm 1.
     """
-    n = integer(num_betas, "mechanize", "num_betas", 1)
-    if isinstance(n, Traced):
-        raise TypeError(
-            f"mechanize: num_betas={num_betas!r} was given, a Python integer was expected: it shapes the state. "
-            f"Make a transform for each."
-        )
+    n = size(num_betas, "mechanize", "num_betas")
     return whole(
         MECHANIC,
         hyper={"weight_decay": weight_decay, "eps": eps, "s_init": s_init},

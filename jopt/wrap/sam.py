@@ -12,7 +12,7 @@ from jopt.partition import chain
 from jopt.paths import TreeMismatchError, flatten
 from jopt.rule import Own, Whole
 from jopt.rules import scale_by_learning_rate
-from jopt.scalars import NONNEGATIVE, ScalarOrSchedule, integer
+from jopt.scalars import NONNEGATIVE, ScalarOrSchedule, size
 from jopt.state import AVERAGED, check_kept, keep_hyperparams
 from jopt.transform import Transform, as_transform, whole
 from jopt.wrap.arrays import beside, wide
@@ -149,7 +149,7 @@ def sam(
             f"the gradients that you pass, or set opaque_mode=True."
         )
     inner = {"optimizer": as_transform(optimizer, "sam"), "adv_optimizer": as_transform(adv_optimizer, "sam")}
-    static = {"sync_period": integer(sync_period, "sam", "sync_period", 1), "reset_state": bool(reset_state)}
+    static = {"sync_period": size(sync_period, "sam", "sync_period"), "reset_state": bool(reset_state)}
     if opaque_mode:
         return whole(OPAQUE_SAM, static=static | {"opaque_mode": True, "batch_axis_name": batch_axis_name}, inner=inner)
     return whole(SAM, static=static, inner=inner)
