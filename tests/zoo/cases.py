@@ -116,6 +116,7 @@ class Against:
         theirs: the name in optax, where it differs.
         only: leaves to run on.
         f32: relative bound in float32; the bound in float64 is `f64`.
+        coarser: how many times optax's rounding error ours may be in float32.
         slow: left to the slow tier.
         bare: whether it gives a direction, of which a small multiple is subtracted.
         value: whether update is given the loss.
@@ -131,6 +132,7 @@ class Against:
         only=PARITY_SHAPES,
         f32=1e-5,
         f64=1e-12,
+        coarser=2,
         slow=False,
         bare=False,
         value=False,
@@ -138,6 +140,7 @@ class Against:
         **kwargs,
     ):
         self.name, self.args, self.kwargs, self.only, self.f32, self.slow = name, args, kwargs, only, f32, slow
+        self.coarser = coarser
         self.theirs, self.f64, self.bare, self.value, self.last = theirs or name, f64, bare, value, last
 
     def __repr__(self):
