@@ -131,7 +131,7 @@ def scale_by_soap(
     Others than matrices are refused: `soap` routes them to AdamW.
 
     Differs: the authors refresh all matrices in the same step; here they take turns. They add ε to √v
-    before c₂ corrects it, and decay the weights after the step, not before.
+    before c₂ corrects it, and decay the weights that have stepped.
     Reference: [vyas2024soap], Algorithm 3.
     """
     return rule(
