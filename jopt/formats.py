@@ -299,14 +299,17 @@ def _mix(x: jax.Array) -> jax.Array:
 
 
 def round_at_random(x: jax.Array, dtype: Any, chance: Chance) -> jax.Array:
-    """float32 numbers that a 16-bit dtype holds, each one of the two neighbours of x and x in the mean.
-
-    Where the dtype has subnormal numbers, the conversion to it rounds those once more, to the nearest.
-    """
-    dropped = 23 - jnp.finfo(dtype).nmant
+    """float32 numbers that a 16-bit dtype holds, each one of the two neighbours of x and x in the mean."""
+    info = jnp.finfo(dtype)
+    dropped = 23 - info.nmant
     words = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = bits(x.shape, chance) >> np.uint32(32 - dropped)
     words = (words + noise) & np.uint32(2**32 - 2**dropped)
-    top = float(jnp.finfo(dtype).max)
+    top = float(info.max)
     rounded = jnp.clip(jax.lax.bitcast_convert_type(words, jnp.float32), -top, top)
+    if info.nexp < 8:  # its subnormal numbers are equally far apart, and normal in float32
+        step = np.float32(info.smallest_subnormal)
+        whole = jnp.floor(x / step)
+        up = uniform(x.shape, chance) < x / step - whole
+        rounded = jnp.where(jnp.abs(x) < float(info.tiny), (whole + up.astype(x.dtype)) * step, rounded)
     return jnp.where(jnp.isfinite(x), rounded, x)

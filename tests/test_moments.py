@@ -183,10 +183,29 @@ def test_cautious_keeps_the_names_of_the_state():
     assert jopt.hyperparams(careful.init(P)).keys() - jopt.hyperparams(state).keys() == {"cautious_updates/floor"}
 
 
-def test_cautious_refuses_what_points_downhill():
-    for tx in (jopt.adamw(0.1), jopt.madgrad(0.1), jopt.adamc(0.1)):
-        with pytest.raises(ValueError, match=r"cautious: .* rules that point uphill were expected"):
-            jopt.cautious(tx)
+DOWNHILL = (
+    jopt.adamw(0.1),
+    jopt.madgrad(0.1),
+    jopt.adamc(0.1),
+    jopt.rprop(0.1),
+    jopt.prodigy(),
+    jopt.fromage(0.1),
+    jopt.adafactor(),
+    jopt.cocob(),
+    jopt.hyperball(jopt.scale_by_adam(), 0.1),
+    jopt.chain(jopt.scale_by_adam(), jopt.scale(-1e-2)),
+    jopt.chain(jopt.scale_by_adam(), jopt.scale(jnp.float32(-1))),
+    jopt.accumulate(jopt.sgd(0.1, momentum=0.9), 1),
+    jopt.lookahead(jopt.adam(0.1), 5, 0.5),
+    jopt.masked(jopt.skip_nonfinite(jopt.sgd(0.1)), where="w"),
+    jopt.partition([("w", "w", jopt.trace(0.9)), ("b", "b", jopt.sgd(0.1))]),
+)
+
+
+@pytest.mark.parametrize("tx", DOWNHILL)
+def test_cautious_refuses_what_points_downhill(tx):
+    with pytest.raises(ValueError, match=r"cautious: .* rules that point uphill were expected"):
+        jopt.cautious(tx)
 
 
 def test_cautious_works_inside_itself_groups_and_other_wrappers():
@@ -197,6 +216,8 @@ def test_cautious_works_inside_itself_groups_and_other_wrappers():
     (_, u), _ = updates(groups, [G, G], P)
     (_, v), _ = updates(alone, [G, G], P)
     np.testing.assert_array_equal(u["w"], v["w"])
+    halved = jopt.cautious(jopt.accumulate(jopt.chain(jopt.scale_by_adam(), jopt.scale(0.5)), every=1))
+    assert np.all(np.isfinite(updates(halved, [G, G], P)[0][-1]["w"]))
     held = jopt.accumulate(jopt.monitor(jopt.cautious_adamw(0.1)), every=1)
     np.testing.assert_allclose(updates(held, [G, G], P)[0][-1]["w"], v["w"], rtol=1e-6)
 
@@ -230,6 +251,15 @@ def test_mars_corrects_matrices_and_leaves_the_rest_to_adamw():
     state = jopt.mars(0.01).init(params)
     assert state.slots["mars/scale_by_mars"]["g"].keys() == {"w"}
     assert state.slots["adam/scale_by_adam"]["mu"].keys() == {"b"}
+
+
+def test_mars_masks_the_decay_of_both_halves():
+    params = {"w": jnp.ones((2, 3)), "v": jnp.ones((2, 3)), "b": jnp.ones(3), "c": jnp.ones(3)}
+    tx = jopt.mars(0.01, weight_decay=0.1, mask={"w": True, "v": False, "b": True, "c": False})
+    (u,), _ = updates(tx, [jax.tree.map(jnp.zeros_like, params)], params)
+    for decayed, spared in (("w", "v"), ("b", "c")):
+        np.testing.assert_allclose(u[decayed], -1e-3, rtol=1e-6)
+        np.testing.assert_array_equal(u[spared], 0)
 
 
 def test_novograd_keeps_one_number_for_an_array():

@@ -102,7 +102,7 @@ def test_random_rounding_is_right_in_the_mean_and_repeats_itself(name):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_rounding_at_random_gives_a_neighbour(dtype):
     x = normal(10000, 3)
-    x = jnp.where(jnp.abs(x) > 1e-3, x, 1.0)  # float16's subnormals are rounded once more, on conversion
+    x = jnp.where(jnp.abs(x) > 1e-3, x, 1.0)  # where neighbours are closer than 2⁻⁷ x
     down, up = (np.asarray(x.astype(dtype).astype(jnp.float32) * s) for s in (1 - 2.0**-7, 1 + 2.0**-7))
     y = np.asarray(round_at_random(x, dtype, Chance(np.uint32(0))))
     assert np.all((np.minimum(down, up) <= y) & (y <= np.maximum(down, up)))
@@ -349,6 +349,42 @@ def test_small_updates_add_up_at_random(dtype):
     np.testing.assert_allclose(found.mean(), 0.9, rtol=0.02)
     assert found.std() > 0
     np.testing.assert_array_equal(walk(tx, dtype, fused=False), found)
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS)
+@pytest.mark.parametrize("start", [0.0, 5e-5])
+def test_a_correction_works_among_subnormal_numbers(start, correction):
+    def drift(tx, dtype):
+        params = jnp.full(256, start, dtype)
+        grads, state = jnp.ones(256, dtype), tx.init(params)
+        for _ in range(100):
+            params, state = jopt.apply_gradients(tx, grads, state, params)
+        return np.asarray(params, np.float64)
+
+    expected = drift(jopt.adamw(1e-5), jnp.float32)
+    found = drift(jopt.chain(jopt.adamw(1e-5), jopt.compensate(correction)), jnp.float16)
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("start", [0.0, 1e-5, -1e-6])
+def test_rounding_at_random_keeps_the_mean_of_subnormal_numbers(start):
+    first = float(jnp.float16(start))
+    tx, params = jopt.chain(jopt.sgd(1.0), jopt.round_stochastically()), jnp.full(10_000, start, jnp.float16)
+    grads = jnp.full(params.shape, -1e-9, jnp.float32)
+
+    def step(carry, _):
+        params, state = carry
+        return jopt.apply_gradients(tx, grads, state, params), None
+
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=1000)
+    np.testing.assert_allclose(np.mean(np.asarray(params, np.float64)) - first, 1e-6, rtol=0.03)
+
+
+def test_rounding_at_random_keeps_subnormal_numbers_that_are_exact():
+    exact = np.arange(-1023, 1024).astype(np.float32) * np.float32(2.0**-24)
+    for seed in range(50):
+        rounded = round_at_random(jnp.asarray(exact), jnp.float16, Chance(np.uint32(seed)))
+        np.testing.assert_array_equal(rounded, exact)
 
 
 def test_without_either_they_are_lost():

@@ -297,6 +297,33 @@ def test_the_report_names_the_first_array_at_fault():
     assert jopt.nonfinite_report(jopt.sgd(0.1).init(params), params) is None
 
 
+GUARDED = jopt.skip_nonfinite(jopt.sgd(0.1))
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    "tx",
+    [
+        jopt.partition([("g", "z|m", GUARDED), ("r", "**", jopt.sgd(0.1))]),
+        jopt.masked(GUARDED, where="z|m"),
+        jopt.masked(jopt.partition([("g", "z", GUARDED), ("r", "m", jopt.sgd(0.1))]), where="z|m"),
+    ],
+    ids=["partition", "mask", "nested"],
+)
+def test_the_report_names_what_a_guard_of_a_part_of_the_tree_saw(tx, given):
+    params = {"a": np.ones(2, np.float32), "m": np.ones(2, np.float32), "n": 3, "z": np.ones(2, np.float32)}
+    grads = {name: np.zeros_like(p) for name, p in params.items()} | {"a": None if given else np.zeros(2, np.float32)}
+    grads["z"][0] = np.nan
+    _, state = jax.jit(tx.update)(grads, tx.init(params), params if given else None)
+    assert jopt.nonfinite_report(state, params)["first_bad"] == "z"
+
+
+def test_the_report_counts_parameters_without_a_gradient():
+    params = {"a": jnp.ones(2), "m": jnp.ones(2), "z": jnp.ones(2)}
+    _, state = GUARDED.update({"a": None, "m": jnp.full(2, np.nan), "z": jnp.ones(2)}, GUARDED.init(params), params)
+    assert jopt.nonfinite_report(state, params)["first_bad"] == "m"
+
+
 # ema and eval_params -----------------------------------------------------------------------------
 
 

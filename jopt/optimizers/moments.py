@@ -351,6 +351,7 @@ def mars(
     Matrices: see `scale_by_mars`. Their numbers are named ``mars/...``, those of the others ``adam/...``.
 
     Args:
+        mask: of the parameters to decay, in both halves; None takes all, vectors by `adam_weight_decay`.
         where: which parameters go to MARS; None takes every 2-D one.
         adam_learning_rate: None takes `learning_rate`.
     """
@@ -360,7 +361,7 @@ def mars(
         scale_by_learning_rate(learning_rate),
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    adam_parts = adamw(rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay)
+    adam_parts = adamw(rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay, mask)
     matrices = ndim(2) if where is None else choose(where)
     return partition([("mars", matrices, mars_parts), ("adam", everything_else, adam_parts)], idle="allow")
 

@@ -130,7 +130,8 @@ def scale_by_soap(
     the columns of a basis are sorted by falling eigenvalue, and v with them.
     Others than matrices are refused: `soap` routes them to AdamW.
 
-    Differs: the original refreshes all matrices in the same step; here they take turns.
+    Differs: the authors refresh all matrices in the same step; here they take turns. They add ε to √v
+    before c₂ corrects it, and decay the weights that have stepped.
     Reference: [vyas2024soap], Algorithm 3.
     """
     return rule(

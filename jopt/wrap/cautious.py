@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jopt.dtypes import from_pair, to_pair
-from jopt.engine import walk
 from jopt.partition import chain
-from jopt.rule import Whole
+from jopt.rule import Part, Whole
 from jopt.scalars import ScalarOrSchedule
-from jopt.transform import Transform, as_transform, whole
+from jopt.transform import Transform, as_transform, leaves_of, whole
 
 
 def gradients_update(grads, own, params, *, measures):
@@ -58,16 +57,18 @@ def cautious(tx: Any, floor: ScalarOrSchedule = 1e-3) -> Transform:
     The names of the state are those without it, so that it can be put around a running optimizer.
 
     Args:
-        tx: rules, without a learning rate.
+        tx: rules, without a learning rate. A foreign transform (of optax) must point uphill too: it is
+            not checked.
         floor: κ in (0, 1], against dividing by nearly nothing.
 
     Raises:
-        ValueError: `tx` holds a learning rate, after which updates point downhill.
+        ValueError: `tx` holds, at any depth, a learning rate or a negative `scale`, after which updates
+            point downhill.
 
     Reference: [liang2024cautious], Algorithm 1.
     """
     tx = as_transform(tx, "cautious")
-    downhill = [part.name for part in walk(tx.parts) if part.name.rpartition("/")[2] in _DOWNHILL]
+    downhill = [part.name for part in leaves_of(tx.parts) if _points_downhill(part)]
     if downhill:
         raise ValueError(
             f"cautious: {tx!r} was given, with {downhill[0]} in it; rules that point uphill were expected. Put it "
@@ -76,4 +77,19 @@ def cautious(tx: Any, floor: ScalarOrSchedule = 1e-3) -> Transform:
     return chain(cautious_gradients(), tx, cautious_updates(floor))
 
 
-_DOWNHILL = ("scale_by_learning_rate", "scale_with_corrected_decay", "scale_by_madgrad")
+_DOWNHILL = frozenset(
+    {
+        "scale_by_learning_rate",
+        "scale_with_corrected_decay",
+        "scale_by_madgrad",
+        "scale_by_cocob",
+        "scale_by_shrinking_rate",
+        "scale_by_hyperball_rate",
+    }
+)
+
+
+def _points_downhill(part: Part) -> bool:
+    """Whether a part turns updates downhill, as far as its name and its plain numbers show."""
+    factor = dict(part.hyper).get("step_size") if part.of.name == "scale" else None
+    return part.of.name in _DOWNHILL or (isinstance(factor, int | float) and factor < 0)

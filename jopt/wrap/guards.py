@@ -20,8 +20,8 @@ class GuardState(NamedTuple):
         skipped: int32, updates skipped since `init`.
         consecutive: int32, of them the last in a row.
         alarm: bool, whether `consecutive` has reached `max_consecutive`.
-        first_bad: int32, the place of the last offender among the sorted paths, -1 if none;
-            `nonfinite_report` names it.
+        first_bad: int32, the place of the last offender among the sorted paths of the whole tree, -1 if
+            none; `nonfinite_report` names it.
         state: of the wrapped transform.
     """
 
@@ -40,41 +40,43 @@ def guard_init(params, *, inner):
     return Own(inner=GuardState(zero, zero, jnp.zeros((), bool), jnp.full((), NONE, jnp.int32), inner(params)))
 
 
-def _judge(grads, guard, max_consecutive):
+def _judge(grads, guard, max_consecutive, layout):
     """Whether the gradients are finite, and the guard's new account."""
     bad = first_bad(grads)
     fine = bad == NONE
+    # A guard may see a part of the tree, of which the report knows nothing.
+    places = [i for i, path in enumerate(sorted(layout.paths)) if path in grads]
     missed = (~fine).astype(jnp.int32)
     consecutive = jnp.where(fine, 0, guard.consecutive + missed)
     return fine, guard._replace(
         skipped=guard.skipped + missed,
         consecutive=consecutive,
         alarm=consecutive.astype(max_consecutive.dtype) >= max_consecutive,
-        first_bad=jnp.where(fine, guard.first_bad, bad),
+        first_bad=jnp.where(fine, guard.first_bad, jnp.asarray([*places, NONE], jnp.int32)[bad]),
     )
 
 
-def guard_update(grads, own, params, *, max_consecutive, inner):
+def guard_update(grads, own, params, *, max_consecutive, layout, inner):
     """Step where all gradients are finite; else updates are 0 and the inner state stays."""
 
     def work(carry, operands):
         handle, grads, params = inner.given(operands[0]), operands[1], operands[2]
         return handle.update(grads, carry[1], params)
 
-    fine, guard = _judge(grads, own.inner, max_consecutive)
+    fine, guard = _judge(grads, own.inner, max_consecutive, layout)
     nothing = {path: jnp.zeros_like(g, dtype=dtypes.compute_dtype(g.dtype)) for path, g in grads.items()}
     updates, state = run_if(work, fine, (nothing, guard.state), (inner.operands, grads, params))
     return updates, own._replace(inner=guard._replace(state=state))
 
 
-def guard_apply(grads, own, params, *, max_consecutive, inner):
+def guard_apply(grads, own, params, *, max_consecutive, layout, inner):
     """As `guard_update`, with the step added to the parameters in their own buffers."""
 
     def work(carry, operands):
         params, state = carry
         return inner.given(operands[0]).apply(operands[1], state, params)
 
-    fine, guard = _judge(grads, own.inner, max_consecutive)
+    fine, guard = _judge(grads, own.inner, max_consecutive, layout)
     params, state = run_if(work, fine, (params, guard.state), (inner.operands, grads))
     return params, own._replace(inner=guard._replace(state=state))
 
@@ -118,13 +120,12 @@ def nonfinite_report(state: Any, params: Any) -> dict[str, Any] | None:
     if guard is None:
         return None
     flat, _ = flatten(params)
-    names = sorted(path for path, p in flat.items() if dtypes.is_trained(p))
     place = int(guard.first_bad)
     return {
         "skipped": int(guard.skipped),
         "consecutive": int(guard.consecutive),
         "alarm": bool(guard.alarm),
-        "first_bad": None if place == NONE else names[place],
+        "first_bad": None if place == NONE else sorted(flat)[place],
     }
 
 

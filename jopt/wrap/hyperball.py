@@ -26,7 +26,8 @@ def hyperball(
     weight decay.
 
     Args:
-        tx: gives the direction, uphill and without a learning rate: `scale_by_adam`, not `adam`.
+        tx: gives the direction, uphill and without a learning rate: `scale_by_adam`, not `adam`. A foreign
+            transform (of optax) must point uphill too: it is not checked.
         learning_rate: γ ≥ 0; √(γλ) of a tuned AdamW is a good start.
         rest_learning_rate: of all other parameters, which step by −γ u; None takes `learning_rate`.
         where: which parameters stay on their sphere; None takes those of two axes or more. Leave out

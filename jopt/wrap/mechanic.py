@@ -60,7 +60,8 @@ def mechanize(
     """Learn the scale of a transform's updates, so that its learning rate is a factor of 1 (Mechanic).
 
         Δ = Σ of the updates so far,   h = −⟨g + λ Σs ‖g‖/‖x‖ x, Δ⟩
-        m ← max(βm, |h| + ε),   v ← β²v + h²,   r ← βr + clip(h, ±m) s
+        r ← βr + clip(h, ±m) s,   with m and s of the step before
+        m ← max(βm, |h| + ε),   v ← β²v + h²
         s ← (s₀m/n + max(r, 0)) / (√v + ε)
         x ← x₀ + Σs · Δ
 

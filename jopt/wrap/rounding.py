@@ -85,11 +85,18 @@ def _nearest(x: jax.Array, dtype: Any) -> jax.Array:
     """The nearest number that the dtype holds, in float32; what is finite stays so."""
     info = jnp.finfo(dtype)
     bounded = jnp.where(jnp.isfinite(x), jnp.clip(x, float(info.min), float(info.max)), x)
-    # XLA may take two conversions there and back for none; this it keeps.
-    return jax.lax.reduce_precision(bounded, info.nexp, info.nmant)
+    # XLA may take two conversions there and back for none; this it keeps, but it knows no subnormal numbers.
+    normal = jax.lax.reduce_precision(bounded, info.nexp, info.nmant)
+    if info.nexp == 8:  # they are float32's own
+        return normal
+    step = np.float32(info.smallest_subnormal)
+    return jnp.where(jnp.abs(bounded) < float(info.tiny), jnp.round(bounded / step) * step, normal)
 
 
 def _unit(p: jax.Array, dtype: Any) -> jax.Array:
     """A 127th of the largest error of rounding to p: of half the distance to the next number."""
+    info = jnp.finfo(dtype)
     power = jax.lax.bitcast_convert_type(p, jnp.uint32) & np.uint32(0x7F800000)
-    return jax.lax.bitcast_convert_type(power, jnp.float32) * np.float32(2.0 ** -(jnp.finfo(dtype).nmant + 1) / 127)
+    # Below the smallest normal number they are as far apart as above it.
+    power = jnp.maximum(jax.lax.bitcast_convert_type(power, jnp.float32), np.float32(info.tiny))
+    return power * np.float32(2.0 ** -(info.nmant + 1) / 127)
