@@ -97,6 +97,30 @@ def test_a_short_name_is_any_ending_at_a_slash():
         read["rate"]
 
 
+def test_a_short_name_may_leave_out_parts_between():
+    for tx in (jopt.muon(0.1), jopt.skip_nonfinite(jopt.muon(0.1))):
+        state = jopt.set_hyperparams(tx.init(P), **{"muon/learning_rate": 0.25})
+        read = jopt.hyperparams(state)
+        assert float(read["muon/learning_rate"]) == float(read["muon/scale_by_learning_rate/learning_rate"]) == 0.25
+        assert float(read["adam/learning_rate"]) == pytest.approx(0.1)
+    for wrong in ("learning_rate/muon", "muon/scale_by_learning_rate", "sgd/learning_rate"):
+        with pytest.raises(KeyError, match="set_hyperparams: .* is not in this state"):
+            jopt.set_hyperparams(state, **{wrong: 0.1})
+
+
+def test_a_short_name_that_two_names_can_be_cut_to_is_ambiguous():
+    tx = jopt.partition([("all", jopt.everything_else, jopt.muon(0.1))])
+    full = r"'all/adam/scale_by_learning_rate/learning_rate', 'all/muon/scale_by_learning_rate/learning_rate'"
+    with pytest.raises(KeyError, match=f"set_hyperparams: 'all/learning_rate' is ambiguous, one of .{full}. was"):
+        jopt.set_hyperparams(tx.init(P), **{"all/learning_rate": 0.2})
+
+
+@pytest.mark.parametrize("given", [optax.adam(0.1).init(P), optax.adam(0.1), jopt.adam(0.1), None, P])
+def test_what_holds_no_state_of_jopt_cannot_be_set(given):
+    with pytest.raises(jopt.StateMismatchError, match="set_hyperparams: .* no jopt state in it.* not the transform"):
+        jopt.set_hyperparams(given, learning_rate=0.2)
+
+
 def test_setting_one_number_leaves_the_others_and_the_old_state_alone():
     state = jopt.adamw(0.1).init(P)
     new = jopt.set_hyperparams(state, b1=0.5)
@@ -111,7 +135,7 @@ def test_an_ambiguous_name_is_an_error_that_lists_the_full_names():
     full = r"'adam/scale_by_learning_rate/learning_rate', 'muon/scale_by_learning_rate/learning_rate'"
     with pytest.raises(KeyError, match=f"'learning_rate' is ambiguous, one of .{full}. was expected"):
         jopt.hyperparams(state)["learning_rate"]
-    with pytest.raises(KeyError, match="ambiguous"):
+    with pytest.raises(KeyError, match="set_hyperparams: .*ambiguous"):
         jopt.set_hyperparams(state, learning_rate=0.1)
 
 
