@@ -1,5 +1,6 @@
 """The state of a transform, and the accessors that read and set its hyper-parameters by name."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -54,6 +55,43 @@ class State(NamedTuple):
     slots: dict[str, dict[str, Flat]]
     scalars: dict[str, dict[str, Any]]
     inner: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """A summary: numbers by full name, those of wrapped states too; of arrays their number and bytes."""
+        hyper = [f"{name}={_value(x)}" for name, x in hyperparams(self).items()]
+        slots = [f"{part}/{slot}: {_size(x)}" for part, kept in self.slots.items() for slot, x in kept.items()]
+        numbers = [f"{part}/{name}={_value(x)}" for part, kept in self.scalars.items() for name, x in kept.items()]
+        inner = [f"{part}: {_size(x)}" for part, x in self.inner.items()]
+        groups = {"hyper": hyper, "slots": slots, "scalars": numbers, "inner": inner}
+        shown = [f"{name}=({', '.join(lines)})" for name, lines in groups.items() if lines]
+        return f"State({', '.join([f'count={_value(self.count)}', *shown])})"
+
+
+def _value(x: Any) -> str:
+    """A number as it is, another array or one without a value as its dtype and shape."""
+    leaves = jax.tree.leaves(x)
+    if len(leaves) != 1:
+        return _size(x)
+    (x,) = leaves
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        return repr(x)
+    known = isinstance(x, np.ndarray | np.generic) or (
+        isinstance(x, jax.Array)
+        and not isinstance(x, jax.core.Tracer)
+        and x.is_fully_addressable
+        and not x.is_deleted()
+        and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    )
+    if not known or x.size != 1:
+        return f"{x.dtype}{list(x.shape)}"
+    return f"{x.item():.6g}" if jnp.issubdtype(x.dtype, jnp.inexact) else str(x.item())
+
+
+def _size(tree: Any) -> str:
+    """How many arrays there are, and their bytes."""
+    arrays = [x for x in jax.tree.leaves(tree) if hasattr(x, "shape") and hasattr(x, "dtype")]
+    total = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+    return f"{len(arrays)} {'array' if len(arrays) == 1 else 'arrays'} ({total:,} bytes)"
 
 
 def states(state: Any, scope: str = "") -> Iterator[tuple[str, State]]:

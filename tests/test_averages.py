@@ -91,14 +91,14 @@ def test_two_averages_of_one_parameter_are_an_error_and_of_two_are_not():
 
 @pytest.mark.parametrize("state", [None, (), jopt.adam(0.1), optax.adam(0.1), optax.adam(0.1).init(P), P])
 def test_what_holds_no_state_of_jopt_has_no_averages(state):
-    with pytest.raises(jopt.StateMismatchError, match="eval_params: .* no jopt state in it.* not the transform"):
+    with pytest.raises(jopt.StateMismatchError, match=r"eval_params: .* no jopt state in it.* not the transform"):
         jopt.eval_params(state, P)
 
 
 def test_a_state_in_place_of_the_parameters_is_an_error():
     state = jopt.ema(jopt.sgd(0.1)).init(P)
     for swapped in ((P, state), (state, (state,))):
-        with pytest.raises(jopt.StateMismatchError, match="eval_params: .* state and params are swapped"):
+        with pytest.raises(jopt.StateMismatchError, match=r"eval_params: .* state and params are swapped"):
             jopt.eval_params(*swapped)
 
 
