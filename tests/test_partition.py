@@ -304,7 +304,7 @@ def test_the_audit_says_who_gets_what():
     for swapped, arguments in {"params and tx": (P, tx), "state and params": (tx, tx.init(P), P)}.items():
         with pytest.raises(TypeError, match=f"explain: {swapped} are swapped.*Call explain") as raised:
             jopt.explain(*arguments)
-        assert "Array" not in str(raised.value).replace("rray(", "Array")
+        assert "rray(" not in str(raised.value)
     with pytest.raises(TypeError, match=r"explain: a dict was given, a transform"):
         jopt.explain(P, P)
 
