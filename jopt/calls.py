@@ -1,6 +1,6 @@
 """Calls of what a rule's author wrote: slots, step and refresh, with what each names, and what they return checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -130,8 +130,16 @@ def computed_like(slots: Mapping[str, jax.Array], p: jax.Array | None) -> jax.Ar
     return max(found, key=lambda x: x.dtype.itemsize)
 
 
-def named(function: Callable[..., Any], available: Mapping[str, Any], part: Part) -> dict[str, Any]:
+def named(
+    function: Callable[..., Any], available: Mapping[str, Any], part: Part, extra: Iterable[str] = ()
+) -> dict[str, Any]:
     """The keywords a function names, from what is available.
+
+    Args:
+        function: of a rule.
+        available: all it may name.
+        part: whose function it is.
+        extra: the names in it that the caller of update gave, for the message.
 
     Raises:
         TypeError: one that it cannot do without is missing, as an extra the caller forgot.
@@ -140,7 +148,8 @@ def named(function: Callable[..., Any], available: Mapping[str, Any], part: Part
     if missing:
         call = ", ".join(f"{name}=..." for name in missing)
         raise TypeError(
-            f"update: {part.name} was called without {missing}, which it needs; given were {sorted(available)}. "
+            f"update: {part.name} was called without {missing}, which it needs; of the extras that this transform "
+            f"knows, {sorted(extra) or 'none'} came. "
             f"Call update(grads, state, params, {call}) (a linen TrainState passes no extras: call tx.update yourself)."
         )
     return {name: available[name] for name in keywords(function) if name in available}

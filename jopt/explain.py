@@ -14,7 +14,7 @@ from jopt.paths import flatten, path_of
 from jopt.rule import Part, Whole
 from jopt.scalars import raw
 from jopt.state import State, states
-from jopt.transform import Transform, as_transform
+from jopt.transform import Transform, as_transform, is_transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,17 @@ def explain(tx: Any, params: Any, state: Any = None) -> Audit:
 
     Returns:
         An `Audit`; print it.
+
+    Raises:
+        TypeError: tx is no transform, or two arguments are swapped.
     """
+    held = next(states(params), None) is not None
+    if held or (is_transform(params) and not is_transform(tx)):
+        swapped = "state and params" if held else "params and tx"
+        raise TypeError(
+            f"explain: {swapped} are swapped: tx={type(tx).__name__} and params={type(params).__name__} were given, a "
+            f"transform and its parameters were expected. Call explain(tx, params, state)."
+        )
     tx = as_transform(tx, "explain")
     flat, layout = flatten(params)
     tree = Tree.of(flat, layout)

@@ -10,7 +10,7 @@ import optax
 from jopt.paths import Flat, flatten, path_of
 from jopt.rule import Group, Part, Several
 from jopt.state import AVERAGED, State, hyperparams, set_hyperparams
-from jopt.transform import Transform, as_transform
+from jopt.transform import Transform, as_transform, is_transform
 from jopt.wrap.finite import NONE
 
 # Fields that are clocks.
@@ -44,12 +44,39 @@ def from_optax(tx: Any, optax_state: Any, params: Any, count: int | None = None)
     Raises:
         OptaxStateError: a state of a class that has no counterpart in `tx`, or of other shapes; the
             message names both sides.
+        TypeError: `tx` is no transform, or two arguments are swapped.
     """
+    _check_order(tx, optax_state, params)
     transform = as_transform(tx, "from_optax")
     fast = getattr(params, "fast", params)
     return _Reading(fast, getattr(params, "slow", None)).state(
         transform.parts, cast(State, transform.init(fast)), optax_state, count
     )
+
+
+def _check_order(tx: Any, optax_state: Any, params: Any) -> None:
+    """Raise a `TypeError` if two arguments of `from_optax` are swapped."""
+    swapped = None
+    if _holds_state(params) and not _holds_state(optax_state):
+        swapped = "state and params"
+    elif not is_transform(tx) and is_transform(optax_state):
+        swapped = "tx and state"
+    elif not is_transform(tx) and is_transform(params):
+        swapped = "tx and params"
+    if swapped:
+        given = ", ".join(type(x).__name__ for x in (tx, optax_state, params))
+        raise TypeError(
+            f"from_optax: {swapped} are swapped: arguments of the types {given} were given; a transform, a state of "
+            f"optax and the parameters were expected. Call from_optax(tx, optax_state, params)."
+        )
+
+
+def _holds_state(x: Any) -> bool:
+    """Whether the state of a transform is in it: a named tuple that is called so."""
+    if isinstance(x, tuple) and hasattr(x, "_fields") and type(x).__name__.endswith("State"):
+        return True
+    members = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple | list) else ()
+    return any(map(_holds_state, members))
 
 
 def _pieces(state: Any) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """The state of a transform, and the accessors that read and set its hyper-parameters by name."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -55,6 +56,43 @@ class State(NamedTuple):
     scalars: dict[str, dict[str, Any]]
     inner: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """A summary: numbers by full name, those of wrapped states too; of arrays their number and bytes."""
+        hyper = [f"{name}={_value(x)}" for name, x in hyperparams(self).items()]
+        slots = [f"{part}/{slot}: {_size(x)}" for part, kept in self.slots.items() for slot, x in kept.items()]
+        numbers = [f"{part}/{name}={_value(x)}" for part, kept in self.scalars.items() for name, x in kept.items()]
+        inner = [f"{part}: {_size(x)}" for part, x in self.inner.items()]
+        groups = {"hyper": hyper, "slots": slots, "scalars": numbers, "inner": inner}
+        shown = [f"{name}=({', '.join(lines)})" for name, lines in groups.items() if lines]
+        return f"State({', '.join([f'count={_value(self.count)}', *shown])})"
+
+
+def _value(x: Any) -> str:
+    """A number as it is, another array or one without a value as its dtype and shape."""
+    leaves = jax.tree.leaves(x)
+    if len(leaves) != 1:
+        return _size(x)
+    (x,) = leaves
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        return repr(x)
+    known = isinstance(x, np.ndarray | np.generic) or (
+        isinstance(x, jax.Array)
+        and not isinstance(x, jax.core.Tracer)
+        and x.is_fully_addressable
+        and not x.is_deleted()
+        and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    )
+    if not known or x.size != 1:
+        return f"{x.dtype}{list(x.shape)}"
+    return f"{x.item():.6g}" if jnp.issubdtype(x.dtype, jnp.inexact) else str(x.item())
+
+
+def _size(tree: Any) -> str:
+    """How many arrays there are, and their bytes."""
+    arrays = [x for x in jax.tree.leaves(tree) if hasattr(x, "shape") and hasattr(x, "dtype")]
+    total = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+    return f"{len(arrays)} {'array' if len(arrays) == 1 else 'arrays'} ({total:,} bytes)"
+
 
 def states(state: Any, scope: str = "") -> Iterator[tuple[str, State]]:
     """Every `State` inside a state of any nesting, with the scope its names are under."""
@@ -62,6 +100,15 @@ def states(state: Any, scope: str = "") -> Iterator[tuple[str, State]]:
         yield scope, state
     for _, below, inner in _held(state, scope):
         yield from states(inner, below)
+
+
+def _check_held(call: str, state: Any) -> None:
+    """Raise a `StateMismatchError` if there is no `State` in a state."""
+    if next(states(state), None) is None:
+        raise StateMismatchError(
+            f"{call}: a {type(state).__name__} was given as the state, with no jopt state in it; one that init or "
+            f"update of a jopt transform returned was expected. Pass the state, not the transform or the parameters."
+        )
 
 
 def _held(state: Any, scope: str) -> list[tuple[Any, str, Any]]:
@@ -86,7 +133,7 @@ class Hyperparams(dict[str, Any]):
     """Hyper-parameters by full name; indexing also takes any short name that is not ambiguous."""
 
     def __missing__(self, name: str) -> Any:
-        return self[resolve_name(name, list(self))]
+        return self[resolve_name("hyperparams", name, list(self))]
 
     def tree_flatten_with_keys(self):
         names = tuple(sorted(self))
@@ -97,20 +144,30 @@ class Hyperparams(dict[str, Any]):
         return cls(zip(names, values, strict=True))
 
 
-def resolve_name(name: str, full_names: list[str]) -> str:
-    """The one full name that is `name` or ends in it.
+def resolve_name(call: str, name: str, full_names: list[str]) -> str:
+    """The one full name that `name` stands for: itself, the one it ends, or the one it is cut from.
+
+    Cut from ``muon/scale_by_learning_rate/learning_rate`` is ``muon/learning_rate``: the last part
+    stays, others may be left out.
 
     Raises:
-        KeyError: none does, or several do.
+        KeyError: none is found, or several are.
     """
     if name in full_names:
         return name
     found = [full for full in full_names if full.endswith("/" + name)]
+    found = found or [full for full in full_names if _is_cut_from(name.split("/"), full.split("/"))]
     if len(found) == 1:
         return found[0]
     if found:
-        raise KeyError(f"hyperparams: {name!r} is ambiguous, one of {found} was expected. Use the full name.")
-    raise KeyError(f"hyperparams: {name!r} is not in this state, which has {sorted(full_names)}. Use one of these.")
+        raise KeyError(f"{call}: {name!r} is ambiguous, one of {found} was expected. Use the full name.")
+    raise KeyError(f"{call}: {name!r} is not in this state, which has {sorted(full_names)}. Use one of these.")
+
+
+def _is_cut_from(short: list[str], full: list[str]) -> bool:
+    """Whether the parts of a short name are some of a full one's, in order, with the same last part."""
+    rest = iter(full)
+    return short[-1] == full[-1] and all(part in rest for part in short)
 
 
 def hyperparams(state: Any) -> Hyperparams:
@@ -121,7 +178,8 @@ def hyperparams(state: Any) -> Hyperparams:
 
     Returns:
         A mapping from full names (``scale_by_adam/b1``) to arrays; ``["b1"]`` works where only
-        one name ends so, and is a KeyError that lists the full names otherwise.
+        one name ends so, ``["muon/learning_rate"]`` also where parts between are left out. It is a
+        KeyError that lists the full names otherwise.
     """
     return Hyperparams({scope + name: value for scope, s in states(state) for name, value in s.hyper.items()})
 
@@ -136,13 +194,15 @@ def set_hyperparams(state: Any, **values: Any) -> Any:
 
     Raises:
         KeyError: a name is unknown, ambiguous, or follows a schedule.
+        StateMismatchError: there is no state of jopt in `state`.
         TypeError, ValueError: a value is no scalar, or NaN.
     """
+    _check_held("set_hyperparams", state)
     known = hyperparams(state)
     settable = {scope + name for scope, s in states(state) for name in s.base}
     new = {}
     for name, value in values.items():
-        full = resolve_name(name, list(known))
+        full = resolve_name("set_hyperparams", name, list(known))
         if full not in settable:
             raise KeyError(
                 f"set_hyperparams: {full!r} follows a schedule, so that a value set here would be lost at the next "
@@ -206,6 +266,14 @@ AVERAGED = "averaged"
 """The slot that holds parameters for evaluation, for `eval_params`: arrays, or stacks of them to average."""
 
 
+# Averages that optax keeps in a way of its own, by the class of its state, and what replaces them.
+_AVERAGES_OF_OPTAX = {
+    "ScheduleFreeState": "jopt.schedule_free",
+    "LookaheadState": "jopt.lookahead",
+    "LookaheadParams": "jopt.lookahead",
+}
+
+
 def eval_params(state: Any, params: Any) -> Any:
     """The parameters to evaluate with: the averaged ones where the state has them, else `params`.
 
@@ -213,8 +281,10 @@ def eval_params(state: Any, params: Any) -> Any:
     chains, masks, partitions and other wrappers.
 
     Raises:
-        StateMismatchError: two parts average the same parameter, so that the choice is not clear.
+        StateMismatchError: two parts average the same parameter, so that the choice is not clear; the state
+            holds none of jopt; or it holds an average of optax, which only optax's own functions can read.
     """
+    _check_readable(state, params)
     flat, layout = flatten(params)
     found: dict[str, str] = {}
     new = dict(flat)
@@ -233,3 +303,26 @@ def eval_params(state: Any, params: Any) -> Any:
                 wide = widen(value, jnp.float32)
                 new[path] = leave(jnp.mean(wide, axis=0) if stacked else wide, flat[path].dtype)
     return layout.unflatten(new)
+
+
+def _check_readable(state: Any, params: Any) -> None:
+    """Raise a `StateMismatchError` if `eval_params` would miss an average."""
+    if next(states(params), None) is not None:
+        raise StateMismatchError(
+            f"eval_params: a {type(params).__name__} with a jopt state in it was given as the parameters, the "
+            f"parameters were expected: state and params are swapped. Call eval_params(state, params)."
+        )
+    kept = next((name for name in _classes(state) if name in _AVERAGES_OF_OPTAX), None)
+    if kept is not None:
+        raise StateMismatchError(
+            f"eval_params: the state holds a {kept} of optax, an average of jopt was expected. "
+            f"Use {_AVERAGES_OF_OPTAX[kept]} in place of optax's transform."
+        )
+    _check_held("eval_params", state)
+
+
+def _classes(state: Any) -> Iterator[str]:
+    """Names of the classes inside a state of any nesting."""
+    yield type(state).__name__
+    for _, _, inner in _held(state, ""):
+        yield from _classes(inner)

@@ -190,6 +190,11 @@ def _foreign_update(grads, own, params, *, layout, inner, extra):
     return {path: flat[path].astype(g.dtype) for path, g in grads.items()}, own._replace(inner=state)
 
 
+def is_transform(x: Any) -> bool:
+    """Whether it is a transform, ours or another's: with `init` and `update`."""
+    return callable(getattr(x, "init", None)) and callable(getattr(x, "update", None))
+
+
 def as_transform(tx: Any, call: str) -> Transform:
     """A transform of any kind as ours; a foreign one becomes a part that keeps its own state.
 
@@ -198,10 +203,11 @@ def as_transform(tx: Any, call: str) -> Transform:
     """
     if isinstance(tx, Transform):
         return tx
-    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+    if not is_transform(tx):
         called = f"Call it first: {tx.__name__}(...)." if callable(tx) and hasattr(tx, "__name__") else ""
+        given = repr(tx) if called or isinstance(tx, str | int | float | None) else f"a {type(tx).__name__}"
         raise TypeError(
-            f"{call}: {tx!r} was given, a transform (with init and update) was expected. "
+            f"{call}: {given} was given, a transform (with init and update) was expected. "
             f"{called or 'Pass a jopt or optax transform.'}"
         )
     made_by = getattr(tx.init, "__qualname__", type(tx).__name__).split(".")[0]

@@ -223,7 +223,7 @@ class _Update:
         rule, available = part.rule, self.available | dict(part.static) | self._hyper_of(part)
         if rule.shared is not None:
             tree = (Gradients({path: self.values[path] for path in paths}, self.norms),) if rule.reads == "tree" else ()
-            shared = rule.shared(*tree, **named(rule.shared, available, part))
+            shared = rule.shared(*tree, **named(rule.shared, available, part, self.extra))
             if not isinstance(shared, dict) or any(np.ndim(x) for x in shared.values()):
                 shapes = (
                     {n: np.shape(x) for n, x in shared.items()} if isinstance(shared, dict) else type(shared).__name__
@@ -238,7 +238,9 @@ class _Update:
             available["key"] = (self.scalars[part.name]["key"], self.state.count)
         available |= dict.fromkeys(LEAF_KEYWORDS)  # the kernel knows them
         static = {name for name, _ in part.static} | LEAF_KEYWORDS
-        found = named(rule.step, available, part) | (named(rule.refresh, available, part) if rule.refresh else {})
+        found = named(rule.step, available, part, self.extra)
+        if rule.refresh is not None:
+            found |= named(rule.refresh, available, part, self.extra)
         return {name: value for name, value in found.items() if name not in static}
 
     def _packed(self, program: tuple[int, ...]) -> Any:
@@ -330,7 +332,7 @@ class _Update:
             available["key"] = jax.random.fold_in(key["key"], self.state.count)
         if params is None and function is part.whole.apply:
             raise TypeError(f"apply_gradients: {part.name} was given params=None, the parameters were expected.")
-        values, own = function(grads, own, params, **named(function, available, part))
+        values, own = function(grads, own, params, **named(function, available, part, self.extra))
         for handle in inner.values() if isinstance(inner, dict) else [inner]:
             if isinstance(handle, Inner):
                 handle.operands = None  # JAX keeps the closure of `run_if`, which must not keep tracers

@@ -89,6 +89,31 @@ def test_two_averages_of_one_parameter_are_an_error_and_of_two_are_not():
     np.testing.assert_allclose(averaged["bias"], jopt.eval_params(alone, p)["bias"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("state", [None, (), jopt.adam(0.1), optax.adam(0.1), optax.adam(0.1).init(P), P])
+def test_what_holds_no_state_of_jopt_has_no_averages(state):
+    with pytest.raises(jopt.StateMismatchError, match=r"eval_params: .* no jopt state in it.* not the transform"):
+        jopt.eval_params(state, P)
+
+
+def test_a_state_in_place_of_the_parameters_is_an_error():
+    state = jopt.ema(jopt.sgd(0.1)).init(P)
+    for swapped in ((P, state), (state, (state,))):
+        with pytest.raises(jopt.StateMismatchError, match=r"eval_params: .* state and params are swapped"):
+            jopt.eval_params(*swapped)
+
+
+def test_an_average_that_optax_keeps_is_refused_and_what_averages_nothing_is_not():
+    theirs = optax.contrib.schedule_free(optax.sgd(0.1), 0.1)
+    for tx in (theirs, jopt.chain(theirs, jopt.scale(1.0)), optax.chain(optax.identity(), jopt.chain(theirs))):
+        with pytest.raises(jopt.StateMismatchError, match=r"ScheduleFreeState of optax.*Use jopt\.schedule_free"):
+            jopt.eval_params(tx.init(P), P)
+    pair = optax.LookaheadParams.init_synced(P)
+    with pytest.raises(jopt.StateMismatchError, match=r"LookaheadState of optax.*Use jopt\.lookahead"):
+        jopt.eval_params(jopt.chain(optax.lookahead(optax.sgd(0.1), 5, 0.5)).init(pair), pair)
+    tx = jopt.chain(optax.ema(0.9), jopt.sgd(0.1))
+    assert_close(jopt.eval_params(tx.init(P), P), P)
+
+
 # Schedule-Free -----------------------------------------------------------------------------------
 
 

@@ -364,6 +364,20 @@ def test_errors_of_trees_and_states_come_while_tracing(name):
     assert str(traced.value) == str(eager.value)
 
 
+@pytest.mark.parametrize(
+    ("tx", "extra", "came"),
+    [
+        (one_rule(rated_step), {}, "none"),
+        (jopt.chain(jopt.reduce_on_plateau(), one_rule(rated_step)), {"value": 1.0}, r"\['value'\]"),
+        (jopt.skip_nonfinite(one_rule(rated_step)), {"unknown": 1.0}, "none"),
+        (jopt.reduce_on_plateau(), {}, "none"),
+    ],
+)
+def test_a_forgotten_extra_is_reported_beside_those_of_the_caller_alone(tx, extra, came):
+    with pytest.raises(TypeError, match=f"was called without .* which it needs; of the extras .*, {came} came"):
+        update(tx, **extra)
+
+
 def test_a_long_list_of_leaves_is_cut():
     params = {f"layer_{i}": np.ones(1, np.float32) for i in range(100)}
     with pytest.raises(TreeMismatchError, match=r"layer_0 (.|\n)*and 92 more") as raised:

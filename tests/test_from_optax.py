@@ -204,3 +204,15 @@ def test_two_clocks_are_an_error():
     with pytest.raises(jopt.OptaxStateError, match=r"clocks.*\[0, 3\]"):
         jopt.from_optax(ours, state, params)
     assert int(jopt.from_optax(ours, state, params, count=3).count) == 3
+
+
+@pytest.mark.parametrize(
+    ("order", "swapped"),
+    [((0, 2, 1), "state and params"), ((1, 0, 2), "tx and state"), ((2, 1, 0), "tx and params")],
+)
+def test_swapped_arguments_are_named_without_their_arrays(order, swapped):
+    params = {"w": jnp.arange(3.0)}
+    right = (jopt.adam(0.1), optax.adam(0.1).init(params), params)
+    with pytest.raises(TypeError, match=f"from_optax: {swapped} are swapped.*Call from_optax") as raised:
+        jopt.from_optax(*(right[i] for i in order))
+    assert "Array" not in str(raised.value)

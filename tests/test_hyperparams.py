@@ -1,6 +1,7 @@
 """Live hyper-parameters: read, set, swept and differentiated, at every nesting."""
 
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,30 @@ def test_a_short_name_is_any_ending_at_a_slash():
         read["rate"]
 
 
+def test_a_short_name_may_leave_out_parts_between():
+    for tx in (jopt.muon(0.1), jopt.skip_nonfinite(jopt.muon(0.1))):
+        state = jopt.set_hyperparams(tx.init(P), **{"muon/learning_rate": 0.25})
+        read = jopt.hyperparams(state)
+        assert float(read["muon/learning_rate"]) == float(read["muon/scale_by_learning_rate/learning_rate"]) == 0.25
+        assert float(read["adam/learning_rate"]) == pytest.approx(0.1)
+    for wrong in ("learning_rate/muon", "muon/scale_by_learning_rate", "sgd/learning_rate"):
+        with pytest.raises(KeyError, match=r"set_hyperparams: .* is not in this state"):
+            jopt.set_hyperparams(state, **{wrong: 0.1})
+
+
+def test_a_short_name_that_two_names_can_be_cut_to_is_ambiguous():
+    tx = jopt.partition([("all", jopt.everything_else, jopt.muon(0.1))])
+    full = r"'all/adam/scale_by_learning_rate/learning_rate', 'all/muon/scale_by_learning_rate/learning_rate'"
+    with pytest.raises(KeyError, match=f"set_hyperparams: 'all/learning_rate' is ambiguous, one of .{full}. was"):
+        jopt.set_hyperparams(tx.init(P), **{"all/learning_rate": 0.2})
+
+
+@pytest.mark.parametrize("given", [optax.adam(0.1).init(P), optax.adam(0.1), jopt.adam(0.1), None, P])
+def test_what_holds_no_state_of_jopt_cannot_be_set(given):
+    with pytest.raises(jopt.StateMismatchError, match=r"set_hyperparams: .* no jopt state in it.* not the transform"):
+        jopt.set_hyperparams(given, learning_rate=0.2)
+
+
 def test_setting_one_number_leaves_the_others_and_the_old_state_alone():
     state = jopt.adamw(0.1).init(P)
     new = jopt.set_hyperparams(state, b1=0.5)
@@ -111,7 +136,7 @@ def test_an_ambiguous_name_is_an_error_that_lists_the_full_names():
     full = r"'adam/scale_by_learning_rate/learning_rate', 'muon/scale_by_learning_rate/learning_rate'"
     with pytest.raises(KeyError, match=f"'learning_rate' is ambiguous, one of .{full}. was expected"):
         jopt.hyperparams(state)["learning_rate"]
-    with pytest.raises(KeyError, match="ambiguous"):
+    with pytest.raises(KeyError, match=r"set_hyperparams: .*ambiguous"):
         jopt.set_hyperparams(state, learning_rate=0.1)
 
 
@@ -143,6 +168,39 @@ def test_a_scheduled_number_is_read_but_cannot_be_set():
 def test_a_value_that_is_no_number_cannot_be_set(bad, error):
     with pytest.raises(error, match="set_hyperparams: learning_rate="):
         jopt.set_hyperparams(jopt.sgd(0.1).init(P), learning_rate=bad)
+
+
+def test_a_state_prints_each_number_once_and_no_arrays():
+    state = jopt.sgd(0.25, momentum=0.5).init(P)
+    shown = (
+        "State(count=0, hyper=(scale_by_learning_rate/learning_rate=0.25, trace/decay=0.5), "
+        "slots=(trace/trace: 2 arrays (32 bytes)))"
+    )
+    assert repr(state) == str(state) == shown
+    assert repr(state._replace(count=jnp.int32(12345678))).startswith("State(count=12345678, ")
+    wrapped = repr(jopt.chain(optax.scale_by_adam(), jopt.skip_nonfinite(jopt.sgd(0.25))).init(P))
+    assert "skip_nonfinite/scale_by_learning_rate/learning_rate=0.25), inner=(foreign" in wrapped
+    assert "foreign_scale_by_adam: 5 arrays (68 bytes), skip_nonfinite: " in wrapped
+    assert pickle.loads(pickle.dumps(state)).count == 0
+    assert len(jax.tree.leaves(state)) == 7
+
+
+def test_a_state_without_values_prints_shapes():
+    tx = jopt.chain(jopt.add_noise(0.1, 0.5, key=0), jopt.sgd(0.25))
+    state = tx.init(P)
+    name = "scale_by_learning_rate/learning_rate"
+    assert f"{name}=0.25" in repr(state)
+    assert "count=int32[], hyper=(add_noise/eta=float32[]" in repr(jax.eval_shape(tx.init, P))
+    shown = []
+    jax.eval_shape(lambda state: shown.append(repr(state)), state)
+    assert f"{name}=float32[]" in shown[0]
+    batch = jax.vmap(lambda rate: jopt.set_hyperparams(state, learning_rate=rate))(jnp.ones(3))
+    assert f"{name}=float32[3]" in repr(batch)
+    assert repr(jopt.sweep_axes(state)).startswith("State(count=0 arrays")
+    for tree in (jax.tree.map(str, state), jax.tree.map(lambda _: None, state)):
+        assert repr(tree).startswith("State(count=")
+    state.count.delete()
+    assert repr(state).startswith("State(count=int32[], ")
 
 
 # Whoever spoke last wins -------------------------------------------------------------------------

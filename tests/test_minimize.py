@@ -231,6 +231,19 @@ def test_a_lane_that_has_ended_does_not_change(x64):
     assert result.reason[0].startswith("no entry of the gradient")
 
 
+def test_a_result_shows_why_it_ended_and_the_best_of_one_start_is_itself(x64):
+    result = jopt.minimize(beale, jnp.asarray([2.5, 0.4]))
+    assert repr(result).startswith("Minimum(x=Array([3. , 0.5]")
+    assert repr(result).endswith("reason='no entry of the gradient is larger than tol')")
+    assert result.best() is result
+    several = jopt.minimize(beale, jnp.asarray([[2.5, 0.4], [3.0, 0.5]]), starts=True)
+    assert repr(several).count("no entry of the gradient") == 2
+    shown = []
+    jax.eval_shape(lambda: shown.append(repr(jopt.minimize(beale, jnp.asarray([2.5, 0.4])))))
+    assert "status=" in shown[0]
+    assert "status=" in repr(jax.eval_shape(lambda: jopt.minimize(beale, jnp.asarray([2.5, 0.4]))))
+
+
 def test_one_bad_start_of_several_is_reported_and_not_raised():
     starts = jnp.asarray([[1.5, 2.0], [jnp.nan, 0.0]])
     result = jopt.minimize(beale, starts, starts=True)

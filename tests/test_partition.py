@@ -301,6 +301,12 @@ def test_the_audit_says_who_gets_what():
     assert "learning_rate=0.2" in text
     structs = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, P))
     assert str(jopt.explain(tx, structs)) == text
+    for swapped, arguments in {"params and tx": (P, tx), "state and params": (tx, tx.init(P), P)}.items():
+        with pytest.raises(TypeError, match=f"explain: {swapped} are swapped.*Call explain") as raised:
+            jopt.explain(*arguments)
+        assert "rray(" not in str(raised.value)
+    with pytest.raises(TypeError, match=r"explain: a dict was given, a transform"):
+        jopt.explain(P, P)
 
 
 def test_the_audit_reads_the_numbers_of_a_state():

@@ -48,6 +48,19 @@ class Minimum(NamedTuple):
         return [REASONS[int(s)] for s in status] if status.ndim else REASONS[int(status)]
 
     def best(self) -> "Minimum":
-        """Of several starts the one with the lowest value; one whose value is not a number loses."""
+        """Of several starts the one with the lowest value; one whose value is not a number loses.
+
+        A single start is returned as it is.
+        """
+        if not jnp.ndim(self.value):
+            return self
         value = jnp.where(jnp.isnan(self.value), jnp.inf, self.value)
         return jax.tree.map(lambda a: a[jnp.argmin(value)], self)
+
+    def __repr__(self) -> str:
+        fields = self._asdict()
+        concrete = isinstance(self.status, jax.Array | np.ndarray) and not isinstance(self.status, jax.core.Tracer)
+        if concrete and self.status.ndim < 2:
+            del fields["status"]
+            fields["reason"] = self.reason
+        return f"Minimum({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
