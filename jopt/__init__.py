@@ -5,6 +5,8 @@ Compose gradient transformations into optimizers, under optax's protocol: `init(
 differentiated. `fit` trains a model with one; `jopt.data`, `jopt.stopping` and `jopt.loggers` go with it.
 """
 
+import typing as _typing
+
 from jopt import data, schedules
 from jopt.apply import apply_gradients, apply_updates
 from jopt.clip import (
@@ -235,5 +237,8 @@ from jopt.wrap import (
     snapshot,
     swa,
 )
+
+if not _typing.TYPE_CHECKING:  # a type checker would take every misspelt name for known
+    from jopt.moved import __getattr__
 
 __version__ = "0.1.0"

@@ -179,7 +179,7 @@ class Plan:
                             f"{listing(tree.leaves.values())}\nCorrect the pattern; ~jopt.everything_else chooses none."
                         )
                     claimed = tuple(path for path in rest if path in chosen)
-                    if part.total and part.idle == "error" and available and not claimed:
+                    if part.total and available and not claimed and not part.may_idle(name):
                         left = listing(tree.leaves[p] for p in rest) or "  nothing"
                         raise TreeMismatchError(
                             f"partition: the case {name!r} (where={chooser!r}) claims no parameter, one or more were "

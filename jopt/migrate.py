@@ -197,7 +197,7 @@ class _Reading:
                 raise _mismatch(piece, part.name, kind)
             return read(self, part, new, piece)
         renamed, derived = _RENAMED.get(type(piece).__name__, {}), _DERIVED.get(type(piece).__name__, set())
-        fields = {renamed.get(n, n): getattr(piece, n) for n in piece._fields if n not in derived}
+        fields = {renamed.get(n, n): x for n, x in _fields_of(piece) if n not in derived}
         wanted = {*slots, *scalars}
         fields = {n: x for n, x in fields.items() if n in wanted or n not in _CLOCKS}
         if part.name in new.inner or fields.keys() != wanted:
@@ -212,9 +212,10 @@ class _Reading:
         found = _flat(tree)
         lone = sorted(found.keys() ^ kept.keys())
         if lone:
+            hint = "; optax's muon takes all matrices, as where=jopt.ndim(2) does" if "muon" in name else ""
             raise OptaxStateError(
                 f"from_optax: {name} has {lone} on one side only, the same parameters were expected in optax's state "
-                f"and under tx. Build the transform with the same masks."
+                f"and under tx. Build the transform with the same masks{hint}."
             )
         return {path: _as(found[path], x, f"{name} of {path!r}") for path, x in kept.items()}
 
@@ -337,6 +338,16 @@ def _clocks_of(piece: Any) -> Iterator[Any]:
     for name in piece._fields:
         if name in _CLOCKS and jnp.ndim(value := getattr(piece, name)) == 0 and not isinstance(value, dict):
             yield value
+
+
+def _fields_of(piece: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a state; a line search keeps some of them one level down, and None for what it does not store."""
+    for name in piece._fields:
+        value = getattr(piece, name)
+        if name == "info" and hasattr(value, "_fields"):
+            yield from _fields_of(value)
+        elif name != "grad" or value is not None:
+            yield name, value
 
 
 def _flat_parts(parts: Any) -> Iterator[Part]:

@@ -23,7 +23,10 @@ def chain(*transforms: Any) -> Transform:
 
 
 def partition(
-    cases: Sequence[tuple[Any, ...]] | Mapping[Any, Any], param_labels: Any = None, *, idle: str = "error"
+    cases: Sequence[tuple[Any, ...]] | Mapping[Any, Any],
+    param_labels: Any = None,
+    *,
+    idle: str | Sequence[str] = "error",
 ) -> Transform:
     """Give every parameter exactly one of several transforms.
 
@@ -34,18 +37,17 @@ def partition(
             the names of its hyper-parameters. Or, as in optax, a dict of transforms by label.
         param_labels: with a dict, the tree of the parameters' labels (or a prefix of it), or a function
             from the parameters' shapes and dtypes to one. A label that no parameter has is allowed then.
-        idle: "error" refuses a case that claims no parameter, "allow" lets it be.
+        idle: "error" refuses a case that claims no parameter, "allow" lets it be; or the names of those
+            cases that may claim none.
 
     A parameter that no case claims is an error, at `init` and `update`.
 
     Raises:
         TypeError: a case of another form; labels without a dict, or a dict without labels.
-        ValueError: two cases of one name; a label without a transform.
+        ValueError: two cases of one name; a label without a transform; `idle` names what is no case.
     """
     if isinstance(cases, Mapping) or param_labels is not None:
         return _by_labels(cases, param_labels)
-    if idle not in ("error", "allow"):
-        raise ValueError(f"partition: idle={idle!r} was given, 'error' or 'allow' was expected. Leave it out.")
     normal = []
     for case in cases:
         if not isinstance(case, tuple) or len(case) not in (2, 3):
@@ -57,8 +59,19 @@ def partition(
         chooser = paths.mask(where) if isinstance(where, bool | Mapping) else paths.where(where)
         label = name[0] if name else (chooser.glob if isinstance(chooser, paths.path) else repr(chooser))
         normal.append((str(label), chooser, as_transform(tx, "partition").parts))
-    _check_names([name for name, _, _ in normal])
-    return make_transform((Group(tuple(normal), total=True, idle=idle),))
+    names = [name for name, _, _ in normal]
+    _check_names(names)
+    return make_transform((Group(tuple(normal), total=True, idle=_idle(idle, names)),))
+
+
+def _idle(idle: Any, names: list[str]) -> str | tuple[str, ...]:
+    if isinstance(idle, list | tuple) and set(idle) <= set(names):
+        return tuple(idle)
+    if isinstance(idle, str) and idle in ("error", "allow"):
+        return idle
+    raise ValueError(
+        f"partition: idle={idle!r} was given, 'error' or 'allow', or some of {names}, was expected. Leave it out."
+    )
 
 
 def _by_labels(transforms: Any, param_labels: Any) -> Transform:

@@ -234,7 +234,11 @@ class Group:
 
     cases: tuple[tuple[str, Where, tuple["Part | Group", ...]], ...]
     total: bool  # whether every leaf must be claimed
-    idle: str = "error"  # whether a case of a total group may claim nothing
+    idle: str | tuple[str, ...] = "error"  # which cases of a total group may claim nothing: "allow" is all
+
+    def may_idle(self, case: str) -> bool:
+        """Whether this case may claim nothing."""
+        return self.idle == "allow" or (isinstance(self.idle, tuple) and case in self.idle)
 
     def call(self) -> str:
         """The call that makes it."""

@@ -191,6 +191,12 @@ def test_lawa_is_the_mean_of_the_last_checkpoints():
     assert_close(jopt.eval_params(state, params), few)
 
 
+def test_lookahead_refuses_the_pair_of_optax():
+    pair = optax.LookaheadParams.init_synced({"w": jnp.ones(2)})
+    with pytest.raises(TypeError, match=r"LookaheadParams.*Pass its \.fast.*eval_params"):
+        jopt.lookahead(jopt.sgd(0.1), 5, 0.5).init(pair)
+
+
 def test_lookahead_forgets_the_state_of_the_fast_optimizer_but_not_numbers_set_by_hand():
     tx = jopt.lookahead(jopt.adam(0.1), 3, 0.5, reset_state=True)
     state = jopt.set_hyperparams(tx.init(P), learning_rate=0.02)

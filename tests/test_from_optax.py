@@ -138,6 +138,55 @@ def test_lookahead_takes_the_pair_and_goes_on_with_the_fast_ones():
         np.testing.assert_allclose(averaged[name], pair.slow[name], rtol=2e-5)
 
 
+SEARCHES = {
+    "lbfgs": lambda m: m.lbfgs(memory_size=4),
+    "backtracking": lambda m: m.chain(m.sgd(1.0), m.scale_by_backtracking_linesearch(15)),
+    "backtracking_with_gradient": lambda m: m.chain(
+        m.sgd(1.0), m.scale_by_backtracking_linesearch(15, store_grad=True)
+    ),
+    "zoom": lambda m: m.chain(m.sgd(1.0), m.scale_by_zoom_linesearch(15)),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_line_searches_go_on(name):
+    ours, theirs = both(SEARCHES[name])
+
+    def fn(params):
+        return sum(jnp.sum((i + 1.0) * (p - 0.5) ** 2 + p**4) for i, p in enumerate(params.values()))
+
+    def search(tx, params, state, steps):
+        @jax.jit
+        def step(params, state):
+            value, grad = jax.value_and_grad(fn)(params)
+            u, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=fn)
+            return optax.apply_updates(params, u), state
+
+        for _ in range(steps):
+            params, state = step(params, state)
+        return params, state
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        params, state = search(theirs, fresh(), theirs.init(fresh()), 3)
+        wanted, _ = search(theirs, params, state, 2)
+    read = jopt.from_optax(ours, state, params)
+    searched = next(kept for kept in read.scalars.values() if "num_linesearch_steps" in kept)
+    assert int(searched["num_linesearch_steps"]) == int(state[-1].info.num_linesearch_steps)
+    got, _ = search(ours, params, read, 2)
+    for name in got:
+        np.testing.assert_allclose(got[name], wanted[name], rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_muon_with_embeddings_is_read_where_all_matrices_go_to_muon():
+    params = {"embedding": jnp.ones((4, 3)), "kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}
+    theirs = optax.contrib.muon(0.1)
+    state = theirs.init(params)
+    with pytest.raises(jopt.OptaxStateError, match=r"\['embedding'\] on one side only.*where=jopt.ndim\(2\)"):
+        jopt.from_optax(jopt.muon(0.1), state, params)
+    read = jopt.from_optax(jopt.muon(0.1, where=jopt.ndim(2)), state, params)
+    assert set(read.slots["muon/scale_by_muon"]["mu"]) == {"embedding", "kernel"}
+
+
 def test_numbers_set_in_optax_are_set_here():
     theirs, ours = optax.inject_hyperparams(optax.adamw)(0.05), jopt.adamw(0.05)
     params, state = optax_run(theirs)

@@ -15,7 +15,7 @@ LAYERS = (
     ("rule", "state", "chunks", "calls", "stacks", "kernel", "engine", "update", "transform"),
     ("schedules", "clip", "regularize", "plateau", "privacy", "rules"),
     ("partition", "wrap", "storage"),
-    ("optimizers", "apply", "explain", "migrate"),
+    ("optimizers", "apply", "explain", "migrate", "moved"),
     ("data",),
     ("train", "models", "testing", "solvers"),
     ("cli", "__main__"),

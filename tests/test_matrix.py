@@ -270,6 +270,41 @@ def test_where_and_axes_say_otherwise():
     assert groups(jopt.scion(0.02))["lm_head/kernel"] == "head"
 
 
+ROUTED = (jopt.muon, jopt.normuon, jopt.scion, jopt.galore, jopt.soap, jopt.kl_soap, jopt.shampoo)
+
+
+@pytest.mark.parametrize("make", ROUTED)
+@pytest.mark.parametrize("choice", [{"where": "**/kernal"}, {"axes": "conv"}, {"axes": lambda shapes: None}])
+def test_a_choice_that_takes_no_parameter_is_an_error(make, choice):
+    params = {"kernel": normal(3, 4) if "where" in choice else normal(3), "bias": normal(4)}
+    with pytest.raises(jopt.TreeMismatchError, match="claims no parameter, one or more were expected"):
+        make(0.1, **choice).init(params)
+
+
+@pytest.mark.parametrize("make", ROUTED)
+def test_by_default_and_for_the_other_cases_a_tree_may_lack_any_kind(make):
+    make(0.1).init({"bias": normal(4)})
+    make(0.1, where="kernel").init({"kernel": normal(3, 4)})
+    make(0.1, where="kernel").init({})
+
+
+@pytest.mark.parametrize("make", ROUTED)
+def test_biases_scales_and_tables_of_positions_are_no_weights(make):
+    kernel, others = normal(4, 6), ("query/bias", "norm/scale", "pos", "pos_table", "encoder/position_table", "rel_pos")
+    tree = {"mlp": {"kernel": kernel}, "positionwise": {"kernel": kernel}}
+    for path in others:
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = kernel
+    by_path = {row.path: row.group for row in jopt.explain(make(0.1), tree).rows}
+    assert {by_path[path] for path in others} == {"rest" if make is jopt.scion else "adam"}
+    assert {by_path["mlp/kernel"], by_path["positionwise/kernel"]}.isdisjoint({"rest", "adam"})
+    chosen = {row.path: row.group for row in jopt.explain(make(0.1, where="**/bias"), tree).rows}
+    assert chosen["query/bias"] == by_path["mlp/kernel"]
+
+
 def test_adam_has_its_own_rate():
     state = jopt.muon(0.02, adam_learning_rate=0.003).init(TREE)
     assert jopt.hyperparams(state)["adam/scale_by_learning_rate/learning_rate"] == pytest.approx(0.003)

@@ -403,6 +403,11 @@ def test_huge_and_tiny_scales(x64):
         (lambda: jopt.minimize(lambda x: (x[0], x[1]), jnp.ones(3)), TypeError, ["real scalar"]),
         (lambda: jopt.minimize(lambda x: jnp.argmax(x), jnp.ones(3)), TypeError, ["int32[]", "real scalar"]),
         (lambda: jopt.minimize(lambda x: x > 0, jnp.ones(3), "levenberg_marquardt"), TypeError, ["residuals"]),
+        (
+            lambda: jopt.minimize(lambda x: jnp.sum(x**2), jnp.ones(3), "levenberg_marquardt"),
+            TypeError,
+            ["returned a scalar, float32[]", "not their sum of squares; a single one in the shape (1,)"],
+        ),
         (lambda: jopt.minimize(beale, jnp.ones(2), "newton"), ValueError, ["'newton'", "ssbroyden"]),
         (lambda: jopt.minimize(beale, jnp.ones(2), tol=-1.0), ValueError, ["tol=-1.0"]),
         (lambda: jopt.minimize(beale, jnp.ones(2), max_steps=0), ValueError, ["max_steps=0"]),

@@ -193,6 +193,11 @@ def test_an_idle_case_is_an_error_that_lists_what_was_left():
     late = partition([("**", jopt.sgd(0.1)), (everything_else, jopt.freeze())])
     with pytest.raises(jopt.TreeMismatchError, match=r"'everything_else'(.|\n)*left:\n  nothing\n"):
         late.init(P)
+    named = partition([("a", "x", jopt.sgd(0.1)), ("b", "**", jopt.sgd(0.1))], idle=["a"])
+    named.init({"w": jnp.ones(2)})
+    assert eval(repr(named), {**vars(jopt)}) == named
+    with pytest.raises(jopt.TreeMismatchError, match="'b'"):
+        named.init({"x": jnp.ones(2)})
     allowed = partition([("**", jopt.sgd(0.1)), (everything_else, jopt.freeze())], idle="allow")
     allowed.init(P)
 

@@ -103,6 +103,7 @@ def test_an_object_has_one_public_name():
 
 def test_the_package_file_defines_nothing():
     statements = ast.parse(Path(jopt.__file__).read_text()).body
+    statements = [s for found in statements for s in (found.body if isinstance(found, ast.If) else [found])]
     definitions = [s for s in statements if not isinstance(s, ast.Import | ast.ImportFrom)]
     assert [ast.unparse(s).split("=")[0].strip() for s in definitions[1:]] == ["__version__"]
 
@@ -111,6 +112,31 @@ def test_functions_are_not_hidden_by_the_modules_of_their_names():
     for name in ("clip", "partition", "explain", "rule"):
         assert f"jopt.{name}" in sys.modules
         assert inspect.isfunction(getattr(jopt, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cosine_decay_schedule", "; it is jopt.schedules.cosine_decay_schedule"),
+        ("join_schedules", "; it is jopt.schedules.join_schedules"),
+        ("contrib", "; what jopt has of it is jopt.NAME, without contrib"),
+        ("global_norm", "; it stays in optax: import optax and use optax.global_norm"),
+        ("softmax_cross_entropy", "; it stays in optax: import optax and use optax.softmax_cross_entropy"),
+        ("tree_utils", "; it stays in optax: import optax and use optax.tree_utils"),
+        ("GradientTransformation", "; it stays in optax: import optax and use optax.GradientTransformation"),
+        ("adamm", ""),
+        ("_src", ""),
+        ("__wrapped__", ""),
+    ],
+)
+def test_a_name_that_is_elsewhere_is_an_error_that_says_where(name, words):
+    assert not hasattr(jopt, name)
+    with pytest.raises(AttributeError) as raised:
+        getattr(jopt, name)
+    assert str(raised.value) == f"module 'jopt' has no attribute {name!r}{words}"
+    with pytest.raises(ImportError):
+        exec(f"from jopt import {name}")
+    exec("from jopt import testing, adam")
 
 
 IMPORT = """

@@ -32,16 +32,33 @@ HEADS = path("head|*_head|head_*|logits|classifier|readout|unembed*|output/kerne
 """Where columns are classes and not features, by the usual names; `output` at the top only."""
 
 
+NO_WEIGHTS = path("**/bias|**/*_bias|**/scale|**/pos|**/pos_*|**/position*|**/*_pos")
+"""Biases and scales, which are vectors though they may have a shape of two axes, and tables of positions."""
+
+
 def hidden_matrices(axes: Any, where: Any) -> Where:
     """The parameters that a matrix optimizer takes by default.
 
     Args:
         axes: declared axes, normalised. A tree of them or a function says by itself what is a matrix.
-        where: the user's choice; None takes matrices but for embeddings and heads.
+        where: the user's choice; None takes matrices but for embeddings, heads and `NO_WEIGHTS`.
     """
     if where is not None:
         return matrices(axes) & choose(where)
-    return matrices(axes) if isinstance(axes, AxesTree | AxesFunction) else matrices(axes) & ~EMBEDDINGS & ~HEADS
+    if isinstance(axes, AxesTree | AxesFunction):
+        return matrices(axes)
+    return matrices(axes) & ~EMBEDDINGS & ~HEADS & ~NO_WEIGHTS
+
+
+def routed(cases: list[tuple[str, Where, Transform]], axes: Any, where: Any) -> Transform:
+    """A `partition` whose first case has to claim a parameter if the user said what goes there.
+
+    Args:
+        cases: the matrices first.
+        axes, where: the user's choice; None is the default, which a tree without matrices is fine with.
+    """
+    others = tuple(name for name, _, _ in cases[1:])
+    return partition(cases, idle="allow" if axes is None and where is None else others)
 
 
 def muon(
@@ -74,15 +91,18 @@ def muon(
 
     Args:
         where: which matrices go to Muon, in place of the default: all but those whose names say
-            embedding or head ("embed...", "head", "lm_head", "logits", a top "output", ...).
+            embedding or head ("embed...", "head", "lm_head", "logits", a top "output", ...), bias or
+            scale (at the end), or position ("pos", "pos_...", "position...", "..._pos", at the end).
         axes: which axes of an array are rows and columns, for kernels of convolutions and heads of
-            attention; see `scale_by_muon`. None takes 2-D parameters.
+            attention; see `scale_by_muon`. None takes 2-D parameters. For transformers of Flax pass
+            "heads": the kernels of their attention have three axes, and go to Adam without.
         muon_weight_dimension_numbers: optax's form of `axes`; it alone says what goes to Muon, and
             names decide nothing.
         adam_learning_rate: None takes `learning_rate`.
         consistent_rms: 0.2 gives updates of AdamW's size, so that its learning rate carries over.
 
-    A tree without matrices, or without anything else, runs all the same.
+    By default a tree without matrices, or without anything else, runs all the same; a choice by `where`,
+    `axes` or dimension numbers that takes no parameter is an error at `init`.
     """
     axes = matrix_axes("muon", axes, muon_weight_dimension_numbers)
     muon_parts = chain(
@@ -112,7 +132,7 @@ def muon(
         nesterov=nesterov,
     )
     cases = [("muon", hidden_matrices(axes, where), muon_parts), ("adam", everything_else, adam_parts)]
-    return partition(cases, idle="allow")
+    return routed(cases, axes, where)
 
 
 def normuon(
@@ -151,7 +171,7 @@ def normuon(
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     adam_parts = adamw(rate, adam_b1, adam_b2, eps, 0.0, mu_dtype, adam_weight_decay, nesterov=nesterov)
     cases = [("normuon", hidden_matrices(axes, where), matrix_parts), ("adam", everything_else, adam_parts)]
-    return partition(cases, idle="allow")
+    return routed(cases, axes, where)
 
 
 def scion(
@@ -190,14 +210,12 @@ def scion(
         decayed = [add_decayed_weights(1.0)] if constrained else []
         return chain(scale_by_ema(decay, debias=False), lmo, *decayed, scale_by_learning_rate(learning_rate))
 
-    return partition(
-        [
-            ("hidden", hidden_matrices(axes, where), group(spectral_lmo(radius, ns_coeffs, ns_steps, eps, axes=axes))),
-            ("head", HEADS & matrices(None), group(sign_lmo(head_radius))),
-            ("rest", everything_else, group(rms_lmo(other_radius))),
-        ],
-        idle="allow",
-    )
+    cases = [
+        ("hidden", hidden_matrices(axes, where), group(spectral_lmo(radius, ns_coeffs, ns_steps, eps, axes=axes))),
+        ("head", HEADS & matrices(None), group(sign_lmo(head_radius))),
+        ("rest", everything_else, group(rms_lmo(other_radius))),
+    ]
+    return routed(cases, axes, where)
 
 
 def galore(
@@ -235,4 +253,4 @@ def galore(
     )
     adam_parts = adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
     cases = [("galore", hidden_matrices(axes, where), matrix_parts), ("adam", everything_else, adam_parts)]
-    return partition(cases, idle="allow")
+    return routed(cases, axes, where)

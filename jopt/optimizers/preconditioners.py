@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from jopt.axes import EveryLeaf, matrices, matrix_axes
+from jopt.axes import Axes, EveryLeaf, matrices, matrix_axes
 from jopt.optimizers.classic import adamw
-from jopt.partition import chain, partition
+from jopt.optimizers.matrix import NO_WEIGHTS, routed
+from jopt.partition import chain
 from jopt.paths import everything_else
 from jopt.paths import where as choose
 from jopt.regularize import add_decayed_weights
@@ -20,8 +21,11 @@ def _with_adamw(name: str, where: Any, axes: Any, parts: list[Any], rest: Transf
     """`parts` on the chosen matrices, `rest` on everything else."""
     axes = matrix_axes(name, axes)
     found = everything_else if isinstance(axes, EveryLeaf) else matrices(axes)
-    found = found if where is None else found & choose(where)
-    return partition([(name, found, chain(*parts)), ("adam", everything_else, rest)], idle="allow")
+    if where is not None:
+        found = found & choose(where)
+    elif axes is None or isinstance(axes, Axes):
+        found = found & ~NO_WEIGHTS
+    return routed([(name, found, chain(*parts)), ("adam", everything_else, rest)], axes, where)
 
 
 def soap(
@@ -43,7 +47,8 @@ def soap(
     Matrices: see `scale_by_soap`. Their numbers are named ``soap/...``, the others' ``adam/...``.
 
     Args:
-        where: which matrices go to SOAP; None takes every 2-D parameter.
+        where: which matrices go to SOAP; None takes every 2-D parameter but biases, scales and tables of
+            positions, by the names that `muon` lists; embeddings and heads are taken.
         axes: which axes of an array are rows and columns; "any" sends every parameter to SOAP.
         mask: which parameters decay.
 
@@ -114,7 +119,8 @@ def shampoo(
         weight_decay: decoupled, that is added after the preconditioner.
         mask: which parameters decay.
         momentum: of the steps of matrices, as for `sgd`; None has none.
-        where: which matrices go to Shampoo; None takes every 2-D parameter.
+        where: which matrices go to Shampoo; None takes every 2-D parameter but biases, scales and tables of
+            positions, by the names that `muon` lists; embeddings and heads are taken.
         axes: which axes of an array are rows and columns; "any" sends every parameter to Shampoo.
 
     With a grafted step the learning rate is that of the optimizer it is grafted from.

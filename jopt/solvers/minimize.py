@@ -214,4 +214,9 @@ def _residuals(values: Any, dtype: Any) -> jax.Array:
             f"minimize(method='levenberg_marquardt'): fn returned {got}, real residuals were expected: an array, or a "
             f"tree of arrays. Return prediction - target, not its square."
         )
+    if len(leaves) == 1 and not leaves[0].ndim:
+        raise TypeError(
+            f"minimize(method='levenberg_marquardt'): fn returned a scalar, {leaves[0].dtype}[], an array of residuals "
+            f"was expected. Return the residuals, not their sum of squares; a single one in the shape (1,)."
+        )
     return jnp.concatenate([jnp.ravel(x).astype(dtype) for x in leaves])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 
 from jopt.control import run_if
 from jopt.rule import Own, Whole
@@ -12,7 +13,12 @@ from jopt.transform import Transform, as_transform, whole
 from jopt.wrap.arrays import beside, wide
 
 
-def lookahead_init(params, *, inner):
+def lookahead_init(params, *, layout, inner):
+    if isinstance(layout.tree(params), optax.LookaheadParams):
+        raise TypeError(
+            "init: lookahead was given LookaheadParams, the parameters of the model were expected: the slow ones are "
+            "in the state. Pass its .fast, and evaluate with eval_params(state, params), which gives the slow ones."
+        )
     return Own({AVERAGED: params}, {"steps_since_sync": jnp.zeros((), jnp.int32)}, inner(params))
 
 
@@ -59,6 +65,10 @@ def lookahead(
 
     Differs: optax trains a pair `LookaheadParams`; here parameters, gradients and updates are those of
         the model.
+
+    Raises:
+        TypeError: at `init`, parameters that are optax's pair.
+
     Reference: [zhang2019lookahead].
     """
     return whole(
