@@ -84,17 +84,22 @@ def picture(workload: Workload, results: Sequence[Result], path: Path) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(13, 5.6), layout="constrained")
         curves, rates = figure.subplots(1, 2)
-        for result, colour in zip(shown, COLOURS, strict=False):
+        colours = iter(COLOURS)
+        for result in shown:
+            colour = INK if result.optimizer == BASELINE else next(colours)
             _curve(curves, workload, result, colour)
             rates.plot(RATES, _drawable(workload, np.asarray(result.tuned)), color=colour, marker="o", markersize=4)
         target = workload.target - workload.least
         curves.axhline(target, color=PALE, linewidth=1, linestyle="--")
-        curves.annotate("target", (0, target), color=PALE, ha="left", va="bottom", fontsize=10)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        curves.annotate("target", (0, target), color=PALE, ha="left", va="center", fontsize=10, bbox=behind)
         finite = np.concatenate([_drawable(workload, r.curves).ravel() for r in shown])
         low = min(np.nanquantile(finite, 0.01), target)
         top = np.median([_drawable(workload, r.curves[:, 0]) for r in shown])
         for axes in (curves, rates):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(_tick)
+            axes.yaxis.set_minor_formatter(_tick)
             axes.set_ylim(low / 1.1, top * 1.1)
             axes.set_ylabel(f"{workload.unit} above {workload.least:.2f}" if workload.least else workload.unit)
         curves.set_xlabel("updates")
@@ -105,6 +110,11 @@ def picture(workload: Workload, results: Sequence[Result], path: Path) -> None:
         curves.legend(loc="upper right", frameon=False)
         figure.suptitle(workload.title, x=0.01, ha="left", fontsize=16, fontweight="bold", color=INK)
         figure.savefig(path, dpi=110)
+
+
+def _tick(value: float, position: Any) -> str:
+    """A label at 1, 2, 3 and 5 of each decade."""
+    return f"{value:g}" if f"{value:e}"[0] in "1235" and f"{value:.0e}"[0] == f"{value:e}"[0] else ""
 
 
 def _curve(axes: Any, workload: Workload, result: Result, colour: str) -> None:
