@@ -36,8 +36,10 @@ def rules_of_optimizers():
 
 
 def is_slow(law, name):
+    if name in RULES and name in rules_of_optimizers():
+        return True
     is_variant = name in OPTIMIZERS and name not in jopt.optimizers.__all__
-    if name not in CARRIERS and (is_variant or name in rules_of_optimizers()):
+    if is_variant and name not in CARRIERS:
         return True
     if law in COSTLY and name not in CARRIERS:
         return True

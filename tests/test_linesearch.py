@@ -76,7 +76,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+SOON = ("lbfgs", "backtracking")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SOON else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_double_precision_is_optax(name, x64):
     make, steps, tolerance = CASES[name]
     got, _ = run(jopt, make(jopt), steps, parameters())

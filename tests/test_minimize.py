@@ -15,7 +15,7 @@ from jopt.solvers import curvature, line
 from jopt.solvers.result import BAD_START, CONVERGED
 
 DENSE = ["bfgs", "ssbfgs", "ssbroyden"]
-DESCENTS = ["lbfgs", *DENSE]
+DESCENTS = ["lbfgs", *(pytest.param(name, marks=pytest.mark.slow) for name in DENSE)]
 START = [-1.2, 1.0, 0.5, -0.7, 0.9]
 
 
