@@ -70,8 +70,14 @@ def cases():
                 )
 
 
+# Where the eager arithmetic of an older JAX rounds the other way, a stored number takes the next code, an eighth away.
+OF_NEWER_JAX = {("store_float8", "jit_is_eager")}
+
+
 @pytest.mark.parametrize(("name", "law"), list(cases()))
 def test_law(name, law):
+    if (name, law) in OF_NEWER_JAX and jax.__version_info__ < (0, 10):
+        pytest.skip("compiled and eager arithmetic round differently in this JAX")
     try:
         LAWS[law](subject(name))
     except NotApplicableError as reason:
