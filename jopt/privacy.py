@@ -111,6 +111,7 @@ def _weighted_sum(factors: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def aggregate_update(grads, own, params, *, key, l2_norm_clip, noise_multiplier):
+    """The mean of clipped gradients of single examples, with noise."""
     if params is None:
         raise TypeError(
             "update: differentially_private_aggregate was given params=None, the parameters were expected: by their "

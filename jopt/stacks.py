@@ -88,6 +88,7 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def one_of(x: jax.Array, i: jax.Array) -> jax.Array:
+    """Matrix i of a stack."""
     return jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
 
 

@@ -29,6 +29,7 @@ def _signs(key, path, p):
 
 
 def hutchinson_update(grads, own, params, *, key, layout, rest, obj_fn):
+    """A new estimate v ⊙ Hv of the diagonal, from a random v."""
     x = _wide(params, "hutchinson_estimator_diag_hessian")
     r = {path: _signs(key, path, p) for path, p in x.items()}
     product = jax.jvp(jax.grad(lambda flat: obj_fn(layout.tree(rest | flat))), (x,), (r,))[1]
@@ -57,6 +58,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None, *, key: Any = 0) 
 
 
 def gauss_newton_update(grads, own, params, *, key, layout, rest, sampled_obj_fn, batch_size):
+    """A new estimate of the diagonal, from a gradient at drawn labels."""
     x = _wide(params, "gauss_newton_estimator_diag_hessian")
     sampled = jax.grad(lambda flat: sampled_obj_fn(layout.tree(rest | flat), key))(x)
     return {
@@ -88,6 +90,7 @@ def gauss_newton_estimator_diag_hessian(batch_size: ScalarOrSchedule, *, key: An
 
 
 def sophia_init(params, *, mu_dtype, inner):
+    """No momentum, no curvature, and the estimator's own state."""
     x = {path: dtypes.compute(p) for path, p in params.items()}
     mu = {path: jnp.zeros_like(p, dtype=mu_dtype) for path, p in x.items()}
     return Own({"mu": mu, "nu": zeros(x)}, {"win_rate": jnp.zeros((), scalar_dtype())}, inner(params))
@@ -111,6 +114,7 @@ def curvature_step(g, s, p, *, b2):
 
 
 def sophia_update(grads, own, params, *, t, count, inner, b1, b2, eps, gamma, clip_threshold, update_interval):
+    """A step along the clipped ratio of momentum and curvature."""
     g, x = opened("scale_by_sophia", grads, own, params)
     u, slots = each(sophia_step, g, own.slots, x, b1=b1, c1=1 - b1**t, gamma=gamma, eps=eps)
     win_rate = jnp.ones((), scalar_dtype())
@@ -183,6 +187,7 @@ def scale_by_sophia(
 
 
 def adahessian_init(params, *, inner):
+    """No moments, and the estimator's own state."""
     x = {path: dtypes.compute(p) for path, p in params.items()}
     return Own({"mu": zeros(x), "nu": zeros(x)}, {}, inner(params))
 
@@ -203,6 +208,7 @@ def adahessian_step(g, s, p, *, b1, c1, c2, eps, hessian_power):
 
 
 def adahessian_update(grads, own, params, *, t, inner, b1, b2, eps, hessian_power):
+    """A step of Adam whose second moment is that of the averaged diagonal."""
     g, x = opened("scale_by_adahessian", grads, own, params)
     estimate, state = inner.update(grads, own.inner, params)
     curvature = {path: dtypes.enter(d) for path, d in estimate.items()}

@@ -27,12 +27,14 @@ def _start(first, value, params):
 
 
 def dog_init(params, *, init_step):
+    """The first parameters, and sums that are still zero."""
     first, value = init_step
     start = _start(first, value, params)
     return Own({"x0": reals(params)}, {"max_dist": start, "sum_sq": jnp.zeros((), scalar_dtype())})
 
 
 def dog_update(grads, own, params, *, count, norms, eps, init_step):
+    """A step as long as the way from the start over the root of the summed squares."""
     g, x = opened("scale_by_dog", grads, own, params)
     r = jnp.maximum(own.scalars["max_dist"], linalg.distance(x, own.slots["x0"]))
     square = jnp.square(Gradients(grads, norms).norm())
@@ -86,11 +88,13 @@ def _plain(value: Any) -> float:
 
 
 def dowg_init(params, *, init_estim_sq_dist):
+    """The first parameters, and a weighted sum that is still zero."""
     start = jnp.asarray(init_estim_sq_dist, scalar_dtype())
     return Own({"x0": reals(params)}, {"sq_dist": start, "weighted_sq": jnp.zeros((), scalar_dtype())})
 
 
 def dowg_update(grads, own, params, *, norms, eps):
+    """As `dog_update`, with squares weighted by the distance at their time."""
     g, x = opened("scale_by_dowg", grads, own, params)
     r2 = jnp.maximum(own.scalars["sq_dist"], jnp.square(linalg.distance(x, own.slots["x0"])))
     norm = Gradients(grads, norms).norm()

@@ -60,6 +60,7 @@ def _layer(path: str, layers: tuple[str, ...], depth: int | None) -> int:
 
 
 def layerwise_update(grads, own, params, *, decay, layers, depth):
+    """Each update times the factor of its layer."""
     top = layer_count(layers, depth) - 1
     factors = {}
     for path in grads:
@@ -69,6 +70,7 @@ def layerwise_update(grads, own, params, *, decay, layers, depth):
 
 
 def layerwise_note(leaf, *, layers, depth):
+    """The factor of a leaf, for `explain`."""
     return f"layer {_layer(leaf.path, layers, depth)} of 0..{layer_count(layers, depth) - 1}"
 
 

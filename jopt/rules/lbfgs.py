@@ -26,6 +26,7 @@ def add(a: Flat, factor: jax.Array, b: Flat) -> Flat:
 
 
 def lbfgs_init(params, *, memory_size):
+    """No differences yet: the first direction is the gradient."""
     zeros = {path: jnp.zeros_like(p, dtype=dtypes.compute_dtype(p.dtype)) for path, p in params.items()}
     memory = {path: jnp.stack([z] * memory_size) for path, z in zeros.items()}
     return Own(
@@ -40,6 +41,7 @@ def lbfgs_init(params, *, memory_size):
 
 
 def lbfgs_update(grads, own, params, *, count, norms, memory_size, scale_init_precond):
+    """Remember the last step, and multiply the gradient by the inverse Hessian it suggests."""
     if params is None:
         raise TypeError(
             "update: scale_by_lbfgs was given params=None, the parameters were expected. "

@@ -86,6 +86,7 @@ def _scaled(updates, rate):
 
 
 def backtracking_init(params, *, store_grad):
+    """A step length of 1, and errors that are not known yet."""
     return Own(_zero_gradient(params) if store_grad else {}, _errors_init(("value", "decrease_error")))
 
 
@@ -109,6 +110,7 @@ def backtracking_update(
     rtol,
     store_grad,
 ):
+    """The longest of the falling step lengths that decreases the loss enough."""
     for kept in own.slots.values():
         check_kept(BACKTRACKING.name, kept, updates)
     line = line_of(BACKTRACKING.name, updates, params, layout, rest, value, value_fn, grad, extra)
@@ -223,6 +225,7 @@ class Zoom(NamedTuple):
 
 
 def zoom_init(params):
+    """A step length of 1, and errors that are not known yet."""
     return Own(_zero_gradient(params), _errors_init(("value", "decrease_error", "curvature_error")))
 
 
@@ -247,6 +250,7 @@ def zoom_update(
     stepsize_precision,
     initial_guess_strategy,
 ):
+    """A step length that meets the strong Wolfe conditions, or the best one seen."""
     for kept in own.slots.values():
         check_kept(ZOOM.name, kept, updates)
     line = line_of(ZOOM.name, updates, params, layout, rest, value, value_fn, grad, extra)

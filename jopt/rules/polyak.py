@@ -121,6 +121,7 @@ def _ahead(own, x, beta):
 
 
 def momo_init(params, *, lower_bound):
+    """Averages that are still zero."""
     return _model_init(reals(params), ["mu"], lower_bound)
 
 
@@ -133,6 +134,7 @@ def momo_direction(g, s, p, *, rate, shrink):
 
 
 def momo_update(grads, own, params, *, count, value, learning_rate, beta, lower_bound, weight_decay, adapt_lower_bound):
+    """Momentum with a step no longer than the model of the loss allows."""
     g, x = opened("scale_by_momo", grads, own, params)
     beta = jnp.where(count == 0, 0, beta)
     f = beta * own.scalars["loss"] + (1 - beta) * jnp.asarray(value, scalar_dtype())
@@ -196,6 +198,7 @@ def scale_by_momo(
 
 
 def momo_adam_init(params, *, lower_bound):
+    """Averages and second moments that are still zero."""
     return _model_init(reals(params), ["mu", "nu"], lower_bound)
 
 
@@ -212,6 +215,7 @@ def momo_adam_direction(g, s, p, *, rate, shrink):
 def momo_adam_update(
     grads, own, params, *, t, value, learning_rate, b1, b2, eps, lower_bound, weight_decay, adapt_lower_bound
 ):
+    """The same in the metric of Adam."""
     g, x = opened("scale_by_momo_adam", grads, own, params)
     f = b1 * own.scalars["loss"] + (1 - b1) * jnp.asarray(value, scalar_dtype())
     inner = b1 * own.scalars["inner"] + (1 - b1) * linalg.vdot(g, x)

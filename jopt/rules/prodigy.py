@@ -28,6 +28,7 @@ def _bias_correction(t, b1, b2):
 
 
 def prodigy_init(params, *, estim_lr0):
+    """The first parameters, zero moments, and the first guess of d."""
     x = reals(params)
     slots = {"mu": zeros(x), "nu": zeros(x), "grad_sum": zeros(x), "x0": x}
     return Own(slots, {"d": estim_lr0, "numerator": jnp.zeros((), scalar_dtype())})
@@ -64,6 +65,7 @@ def prodigy_update(
     weight_decay,
     safeguard_warmup,
 ):
+    """A step of Adam of length d, and d grown by what the gradients say of the distance."""
     g, x = opened("scale_by_prodigy", grads, own, params)
     d, beta3 = own.scalars["d"], jnp.sqrt(b2) if beta3 is None else beta3
     rate = d * learning_rate * _bias_correction(t, b1, b2)
@@ -130,6 +132,7 @@ def scale_by_prodigy(
 
 
 def dadapt_init(params, *, estim_lr0):
+    """Zero moments, and the first guess of d."""
     x = reals(params)
     slots = {"mu": zeros(x), "nu": zeros(x), "grad_sum": zeros(x)}
     return Own(slots, {"d": estim_lr0, "numerator": jnp.zeros((), scalar_dtype())})
@@ -147,6 +150,7 @@ def dadapt_step(g, s, p, *, b1, b2, root, share, eps, rate, weight_decay):
 
 
 def dadapt_update(grads, own, params, *, t, learning_rate, b1, b2, eps, weight_decay):
+    """A step of Adam of length d, and d grown by the sum of scaled gradients."""
     g, x = opened("scale_by_dadapt_adamw", grads, own, params)
     d, root = own.scalars["d"], jnp.sqrt(b2)
     share = (1 - b2) / (1 + root)  # 1 − σ, without the cancellation

@@ -15,6 +15,7 @@ from jopt.transform import Transform, whole
 
 
 def qk_clip_update(updates, own, params, *, layout, max_logits, threshold, alpha, queries, keys, heads):
+    """Shrink the queries and keys of heads whose largest logit is above the bound."""
     if params is None:
         raise TypeError(
             "update: qk_clip reads the parameters, and params=None was received; the parameters were expected. "

@@ -111,6 +111,7 @@ def shampoo_step(
 
 
 def shampoo_refresh(s, p, *, t, b2, eps, exponent):
+    """New roots of both factors."""
     sides = [side for side in ("left", "right") if side in s]
     e = 0.5 / len(sides) if exponent is None else exponent
     c2 = jnp.where(b2 < 1, 1 - b2**t, 1)

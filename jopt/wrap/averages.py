@@ -109,11 +109,14 @@ def swa(tx: Any, start: ScalarOrSchedule, every: ScalarOrSchedule = 1) -> Transf
 
 
 def latest_init(params, *, k):
+    """Every place holds the first parameters."""
     slots = {path: jnp.broadcast_to(p, (k, *p.shape)) for path, p in params.items()}
     return Own({AVERAGED: slots}, {"taken": jnp.zeros((), jnp.int32)})
 
 
 def latest_update(grads, own, params, *, k, every, count):
+    """Take the parameters into the oldest place when it is time."""
+
     def take(held, operands):
         n, current = operands
         # Places without a checkpoint of their own repeat the latest, so that the mean is of real ones alone.

@@ -67,6 +67,7 @@ def _nothing(grads):
 
 
 def conditional_init(params, *, inner):
+    """The state of what is wrapped."""
     return Own(inner=ConditionalState(inner(params)))
 
 
@@ -134,6 +135,7 @@ def conditionally_transform(
 
 
 def finite_init(params, *, inner):
+    """Nothing skipped yet, beside the state of what is wrapped."""
     zero = jnp.zeros((), jnp.int32)
     return Own(inner=ApplyIfFiniteState(zero, jnp.ones((), bool), zero, inner(params)))
 
