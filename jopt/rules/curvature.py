@@ -7,20 +7,11 @@ import jax.numpy as jnp
 
 from jopt import dtypes, linalg
 from jopt.rule import Own, Whole
-from jopt.rules.each import each, opened, zeros
+from jopt.rules.each import each, opened, wide, zeros
 from jopt.rules.slots import dtype_name
 from jopt.scalars import DECAY, FRACTION, POSITIVE, ScalarOrSchedule, scalar_dtype, size
 from jopt.transform import Transform, as_transform, whole
 from jopt.update import salt
-
-
-def _wide(params, name):
-    if params is None:
-        raise TypeError(
-            f"update: {name} reads the parameters, and params=None was received; the parameters were expected. "
-            f"Call tx.update(grads, state, params)."
-        )
-    return {path: dtypes.compute(p) for path, p in params.items()}
 
 
 def _signs(key, path, p):
@@ -30,7 +21,7 @@ def _signs(key, path, p):
 
 def hutchinson_update(grads, own, params, *, key, layout, rest, obj_fn):
     """A new estimate v ⊙ Hv of the diagonal, from a random v."""
-    x = _wide(params, "hutchinson_estimator_diag_hessian")
+    x = wide(params, "hutchinson_estimator_diag_hessian")
     r = {path: _signs(key, path, p) for path, p in x.items()}
     product = jax.jvp(jax.grad(lambda flat: obj_fn(layout.tree(rest | flat))), (x,), (r,))[1]
     return {path: r[path] * product[path] for path in grads}, own
@@ -59,7 +50,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = None, *, key: Any = 0) 
 
 def gauss_newton_update(grads, own, params, *, key, layout, rest, sampled_obj_fn, batch_size):
     """A new estimate of the diagonal, from a gradient at drawn labels."""
-    x = _wide(params, "gauss_newton_estimator_diag_hessian")
+    x = wide(params, "gauss_newton_estimator_diag_hessian")
     sampled = jax.grad(lambda flat: sampled_obj_fn(layout.tree(rest | flat), key))(x)
     return {
         path: batch_size.astype(g.dtype) * jnp.square(dtypes.enter(sampled[path])) for path, g in grads.items()

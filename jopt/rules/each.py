@@ -23,6 +23,24 @@ def unpaired(flat: Flat, like: Flat) -> Flat:
     return {path: dtypes.from_pair(x) if jnp.iscomplexobj(like[path]) else x for path, x in flat.items()}
 
 
+def wide(params: Flat | None, name: str) -> Flat:
+    """The parameters in the compute dtype.
+
+    Args:
+        params: as a part was given them.
+        name: of the part, for the message.
+
+    Raises:
+        TypeError: there are none.
+    """
+    if params is None:
+        raise TypeError(
+            f"update: {name} reads the parameters, and params=None was received; the parameters were expected. "
+            f"Call tx.update(grads, state, params)."
+        )
+    return {path: dtypes.compute(p) for path, p in params.items()}
+
+
 def opened(name: str, grads: Flat, own: Own, params: Flat | None) -> tuple[Flat, Flat]:
     """Gradients and parameters as `reals`, checked against each other and the slots.
 
@@ -30,12 +48,7 @@ def opened(name: str, grads: Flat, own: Own, params: Flat | None) -> tuple[Flat,
         TypeError: there are no parameters.
         StateMismatchError: the slots were made for others.
     """
-    if params is None:
-        raise TypeError(
-            f"update: {name} reads the parameters, and params=None was received; the parameters were expected. "
-            f"Call tx.update(grads, state, params)."
-        )
-    g, x = reals(grads), reals(params)
+    g, x = reals(grads), reals(wide(params, name))
     for kept in own.slots.values():
         check_kept(name, kept, g)
     return g, x

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from jopt import dtypes
-from jopt.paths import Flat
 
 
 def beside(number: jax.Array, x: jax.Array) -> jax.Array:
@@ -17,16 +16,3 @@ def beside(number: jax.Array, x: jax.Array) -> jax.Array:
 def stored(x: jax.Array, dtype: Any) -> jax.Array:
     """An array in a storage dtype; complex ones, and all without a dtype, stay as they are."""
     return x if dtype is None or jnp.iscomplexobj(x) else dtypes.leave(x, dtype)
-
-
-def wide(params: Flat | None, call: str) -> Flat:
-    """The parameters in the compute dtype.
-
-    Raises:
-        TypeError: there are none.
-    """
-    if params is None:
-        raise TypeError(
-            f"update: {call} was given params=None, the parameters were expected. Call tx.update(grads, state, params)."
-        )
-    return {path: dtypes.compute(p) for path, p in params.items()}

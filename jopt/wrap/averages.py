@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jopt.control import run_if
 from jopt.partition import chain
 from jopt.rule import Own, Whole
+from jopt.rules.each import wide
 from jopt.scalars import FRACTION, NONNEGATIVE, ScalarOrSchedule, size
 from jopt.state import AVERAGED, check_kept
 from jopt.transform import Transform, as_transform, rule, whole
-from jopt.wrap.arrays import wide
 
 
 def average_slots(p):

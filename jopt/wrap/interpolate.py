@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from jopt.dtypes import compute
 from jopt.rule import Own, Whole
+from jopt.rules.each import wide
 from jopt.rules.slots import dtype_name
 from jopt.scalars import FRACTION, NONNEGATIVE, ScalarOrSchedule, scalar_dtype
 from jopt.state import AVERAGED, State, StateMismatchError, check_kept, eval_params, hyperparams, states
 from jopt.transform import Transform, as_transform, leaves_of, whole
-from jopt.wrap.arrays import beside, stored, wide
+from jopt.wrap.arrays import beside, stored
 
 
 def _start(params, state_dtype, inner, **scalars):

@@ -7,10 +7,11 @@ import optax
 
 from jopt.control import run_if
 from jopt.rule import Own, Whole
+from jopt.rules.each import wide
 from jopt.scalars import FRACTION, ScalarOrSchedule
 from jopt.state import AVERAGED, check_kept, keep_hyperparams
 from jopt.transform import Transform, as_transform, whole
-from jopt.wrap.arrays import beside, wide
+from jopt.wrap.arrays import beside
 
 
 def lookahead_init(params, *, layout, inner):

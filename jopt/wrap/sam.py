@@ -12,10 +12,11 @@ from jopt.partition import chain
 from jopt.paths import TreeMismatchError, flatten
 from jopt.rule import Own, Whole
 from jopt.rules import scale_by_learning_rate
+from jopt.rules.each import wide
 from jopt.scalars import NONNEGATIVE, ScalarOrSchedule, size
 from jopt.state import AVERAGED, check_kept, keep_hyperparams
 from jopt.transform import Transform, as_transform, whole
-from jopt.wrap.arrays import beside, wide
+from jopt.wrap.arrays import beside
 
 
 class SAMState(NamedTuple):
