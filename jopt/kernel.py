@@ -20,7 +20,7 @@ from jopt.control import run_some
 from jopt.formats import Chance, Stored, narrow, widen
 from jopt.paths import Leaf
 from jopt.rule import Part
-from jopt.stacks import apart, hidden, joined, one_by_one, one_of, split, starts_of, together
+from jopt.stacks import hidden, one_by_one, one_of, stacked, starts_of, unstacked
 
 Names = tuple[tuple[int, str], ...]
 Views = tuple[tuple[int, View], ...]
@@ -129,27 +129,26 @@ class Kernels:
 
                 return (jax.vmap if accelerator else one_by_one)(one)(*matrices)
 
-            def in_turn(leaves, vector, others, count):
-                starts = hidden(starts_of(leaves), count)
-                return apart(run(together(leaves), vector, others, count, False), leaves, starts)
+            def in_turn(matrices, starts, vector, others, count):
+                return run(matrices, vector, others, count, False), hidden(starts, count)
 
-            def at_once(leaves, vector, others, count):
-                return apart(run(together(leaves), vector, others, count, True), leaves, starts_of(leaves))
+            def at_once(matrices, starts, vector, others, count):
+                return run(matrices, vector, others, count, True), starts
 
             def kernel(gs, slots, ps, vector, others, salts, count):
                 opened = [{name: _opened(x, dtype) for name, x in kept.items()} for kept in slots]
                 shapes = slots_of_one(part, views[0].sides(gs[0].shape), dtype)
-                leaves = split(views, gs, opened, shapes, ps, salts)
-                results = jax.lax.platform_dependent(leaves, vector, others, count, cpu=in_turn, default=at_once)
+                matrices = stacked(views, gs, opened, shapes, ps, salts)
+                (u, s), starts = jax.lax.platform_dependent(
+                    matrices, starts_of(views, gs), vector, others, count, cpu=in_turn, default=at_once
+                )
                 if part.rule.refresh is not None:
-                    s, rest = together([s for _, s in results]), together([leaf[2:] for leaf in leaves])
-                    s = self._refreshed(index, packed, first, total, s, (*rest, vector, others), count)
-                    fresh = apart((None, s), leaves, starts_of(leaves))
-                    results = [(u, kept) for (u, _), (_, kept) in zip(results, fresh, strict=True)]
+                    s = self._refreshed(index, packed, first, total, s, (*matrices[2:], vector, others), count)
+                results = unstacked(views, (u, s), gs, opened, starts)
                 chances = [None if salt is None else Chance(salt).fold(count, index) for salt in salts]
                 return [
                     (u, {name: _closed(x, kept[name], chance, i) for i, (name, x) in enumerate(sorted(new.items()))})
-                    for (u, new), kept, chance in zip(joined(views, results, gs, opened), slots, chances, strict=True)
+                    for (u, new), kept, chance in zip(results, slots, chances, strict=True)
                 ]
 
             self._built[asked] = jax.jit(kernel)

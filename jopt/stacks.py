@@ -1,5 +1,6 @@
 """Equal matrices of several leaves, one after another in one array, and back again."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,40 +12,75 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jopt.axes import View
 
 
-def split(views: tuple[View, ...], gs: Any, slots: Any, shapes: Any, ps: Any, salts: Any) -> list[Any]:
-    """Of each leaf its matrices: gradient, slots (of these shapes each), parameter and salt, along a first axis."""
+def stacked(views: tuple[View, ...], gs: Any, slots: Any, shapes: Any, ps: Any, salts: Any) -> Any:
+    """(gradients, slots, parameters, salts) of the matrices of all leaves, one run after another.
+
+    Args:
+        views: how each leaf is matrices of one and the same shape.
+        gs, slots, ps, salts: by leaf; parameters and salts may be None.
+        shapes: of the slots of one matrix.
+    """
+
+    def stack(run):
+        view, shape = views[run[0]], gs[run[0]].shape
+
+        def of_leaf(g, s, p, salt):
+            x = view.matrices(g)
+            kept = {name: view.split(slot, shape, shapes[name]) for name, slot in s.items()}
+            return x, kept, None if p is None else view.matrices(p), None if salt is None else _streams(salt, len(x))
+
+        leaves = [(gs[i], slots[i], ps[i], salts[i]) for i in run]
+        if len(run) == 1:
+            return of_leaf(*leaves[0])
+        return jax.tree.map(_flattened, jax.vmap(of_leaf)(*jax.tree.map(lambda *xs: jnp.stack(xs), *leaves)))
+
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *map(stack, _runs(views, gs)))
+
+
+def unstacked(views: tuple[View, ...], results: Any, gs: Any, before: Any, starts: tuple[Any, ...]) -> list[Any]:
+    """(update, slots) of each leaf from those of all matrices, which lie as `stacked` laid them.
+
+    Args:
+        views, gs: as `stacked` was given them.
+        results: the updates and slots of all matrices.
+        before: the slots by leaf, as they were.
+        starts: where the matrices of each leaf begin, from `starts_of`, perhaps `hidden`.
+    """
     found = []
-    for view, g, s, p, salt in zip(views, gs, slots, ps, salts, strict=True):
-        x = view.matrices(g)
-        kept = {name: view.split(slot, g.shape, shapes[name]) for name, slot in s.items()}
-        found.append(
-            (x, kept, None if p is None else view.matrices(p), None if salt is None else _streams(salt, len(x)))
-        )
+    for view, start, g, old in zip(views, starts, gs, before, strict=True):
+        number = math.prod(view.batch(g.shape))
+        u, slots = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, number), results)  # noqa: B023
+        slots = {name: _settled(view.join(slot, g.shape), g.shape) for name, slot in slots.items()}
+        found.append(_placed(view.array(u, g.shape), slots, g, old, len(set(views)) > 1))
     return found
+
+
+def starts_of(views: tuple[View, ...], gs: Any) -> tuple[np.uint32, ...]:
+    """Where the matrices of each leaf begin among all; unsigned, as of others JAX asks whether they are negative."""
+    starts, total = [np.uint32(0)] * len(gs), 0
+    for run in _runs(views, gs):
+        for i in run:
+            starts[i] = np.uint32(total)
+            total += math.prod(views[i].batch(gs[i].shape))
+    return tuple(starts)
+
+
+def _runs(views: tuple[View, ...], gs: Any) -> list[list[int]]:
+    """Which leaves are alike: they are turned into matrices, and back, in one go, as compiling it for each is slow."""
+    runs: dict[Any, list[int]] = {}
+    for i, (view, g) in enumerate(zip(views, gs, strict=True)):
+        runs.setdefault((view, g.shape), []).append(i)
+    return list(runs.values())
+
+
+def _flattened(x: jax.Array) -> jax.Array:
+    """Matrices by leaf, one after another; a sharded array is not reshaped without need."""
+    return jax.lax.squeeze(x, (1,)) if x.shape[1] == 1 else x.reshape(-1, *x.shape[2:])
 
 
 def _streams(salt: Any, number: int) -> jax.Array:
     """A stream of random numbers for each matrix; that of a leaf which is one is the leaf's own."""
     return jnp.asarray(salt, jnp.uint32) + jnp.arange(number, dtype=jnp.uint32) * np.uint32(2654435769)
-
-
-def together(leaves: list[Any]) -> Any:
-    """The matrices of several leaves, one after another."""
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *leaves)
-
-
-def apart(results: Any, leaves: list[Any], starts: Any) -> list[Any]:
-    """What `together` joined, or what came of it, by leaf; they begin at `starts`."""
-
-    def one(leaf, start):
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, len(leaf[0])), results)
-
-    return [one(leaf, start) for leaf, start in zip(leaves, starts, strict=True)]
-
-
-def starts_of(leaves: list[Any]) -> tuple[np.int32, ...]:
-    """Where the matrices of each leaf begin among all."""
-    return tuple(np.cumsum([0, *(len(leaf[0]) for leaf in leaves[:-1])], dtype=np.int32))
 
 
 def hidden(numbers: tuple[np.int32, ...], count: jax.Array) -> tuple[Any, ...]:
@@ -58,21 +94,14 @@ def hidden(numbers: tuple[np.int32, ...], count: jax.Array) -> tuple[Any, ...]:
     return jax.lax.cond(count >= 0, lambda: numbers, lambda: numbers[::-1])
 
 
-def joined(views: tuple[View, ...], results: list[Any], gs: Any, before: Any) -> list[Any]:
-    """(update, slots) of each leaf from those of its matrices; the leaves were `gs` and `before`."""
+def _placed(x: jax.Array, slots: Any, g: Any, before: Any, transposes: bool) -> Any:
+    """The update and slots of a leaf, on the devices where its gradient and slots were."""
     from jax.experimental.shard_alike import shard_alike  # where it is needed: `import jopt` loads no more of JAX
 
-    found = []
-    transposes = len(set(views)) > 1
-    for view, (u, slots), g, old in zip(views, results, gs, before, strict=True):
-        x = view.array(u, g.shape)
-        mine = {name: _settled(view.join(slot, g.shape), g.shape) for name, slot in slots.items()}
-        if transposes:
-            # On an Auto mesh the compiler might lay a matrix out as the others of its batch, which are transposes.
-            x = shard_alike(x, g)[0]
-            mine = {name: shard_alike(slot, old[name])[0] for name, slot in mine.items()}
-        found.append((x, mine))
-    return found
+    if not transposes:
+        return x, slots
+    # On an Auto mesh the compiler might lay a matrix out as the others of its batch, which are transposes.
+    return shard_alike(x, g)[0], {name: shard_alike(slot, before[name])[0] for name, slot in slots.items()}
 
 
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
