@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-x64 bench lint format clean
+.PHONY: demo test test-slow slow-list test-x64 bench lint format clean
 
 .venv/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: none was found on PATH. Install it, or call make PYTHON=/path/to/python3.11"; exit 1; }
@@ -24,6 +24,11 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -n auto -m slow
+
+slow-list: .venv/ready
+	@: > tests/slow.txt
+	$(BIN)/python -m pytest -n 2 --durations=0 --durations-min=0.05 > slow-list.log
+	$(BIN)/python tests/slowest.py < slow-list.log > tests/slow.txt && rm slow-list.log
 
 test-x64: .venv/ready
 	JOPT_TEST_X64=1 $(BIN)/python -m pytest -n auto tests/test_laws.py

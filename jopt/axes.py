@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jopt.paths import Layout, Leaf, Where, flatten, ndim, path
+from jopt.paths import Layout, Leaf, Where, flatten, matched, ndim, path
 from jopt.paths import where as choose
 
 Leaves = Mapping[str, Leaf | None]
@@ -110,7 +110,7 @@ class Axes:
         """The views of those leaves that are matrices."""
         found: dict[str, View] = {}
         for where, rows, columns in self.cases:
-            for name in sorted(where.choose(leaves, layout) - found.keys()):
+            for name in sorted(matched(where, leaves, layout, "axes: where") - found.keys()):
                 leaf = leaves[name]
                 assert leaf is not None
                 found[name] = view(leaf, rows, columns)

@@ -11,7 +11,7 @@ from jopt import dtypes
 from jopt.axes import MATRIX, View
 from jopt.formats import Chance, narrow, widen
 from jopt.paths import Leaf
-from jopt.rule import Part, keywords, required_keywords
+from jopt.rule import Part, keywords, no_params, required_keywords
 from jopt.scalars import scalar_dtype
 
 
@@ -170,10 +170,7 @@ class MissingParams:
         object.__setattr__(self, "_part", part)
 
     def _refuse(self, *_: Any) -> Any:
-        raise TypeError(
-            f"update: {self._part} reads the parameters, and params=None was received; the parameters were expected. "
-            f"Call tx.update(grads, state, params)."
-        )
+        raise no_params(self._part)
 
     def __getattr__(self, name: str) -> Any:
         return self._refuse()

@@ -22,8 +22,7 @@ from jopt.axes import View
 from jopt.calls import make_slots, named, refusal, view_of
 from jopt.formats import FORMATS, store_as
 from jopt.kernel import Kernels
-from jopt.paths import Flat, Layout, Leaf, TreeMismatchError, listing
-from jopt.paths import path as path_pattern
+from jopt.paths import Flat, Layout, Leaf, TreeMismatchError, listing, matched
 from jopt.rule import LIVE, Group, Own, Part, Rule, Whole, extras_of, keywords
 from jopt.state import State
 
@@ -172,12 +171,11 @@ class Plan:
                     continue
                 rest = available
                 for name, chooser, inner in part.cases:
-                    chosen = chooser.choose(tree.leaves, tree.layout)
-                    if not part.total and isinstance(chooser, path_pattern) and tree.leaves and not chosen:
-                        raise TreeMismatchError(
-                            f"where={chooser.glob!r}: it matches no parameter, one or more were expected of:\n"
-                            f"{listing(tree.leaves.values())}\nCorrect the pattern; ~jopt.everything_else chooses none."
-                        )
+                    chosen = (
+                        chooser.choose(tree.leaves, tree.layout)
+                        if part.total
+                        else matched(chooser, tree.leaves, tree.layout, "where")
+                    )
                     claimed = tuple(path for path in rest if path in chosen)
                     if part.total and available and not claimed and not part.may_idle(name):
                         left = listing(tree.leaves[p] for p in rest) or "  nothing"
@@ -223,12 +221,9 @@ def formats_of(part: Part, tree: Tree) -> dict[tuple[str, str], str]:
     """The format of each slot and path that a part stores in one."""
     found = {}
     for storage in part.storage:
-        paths = tree.leaves if storage.where is None else storage.where.choose(tree.leaves, tree.layout)
-        if isinstance(storage.where, path_pattern) and tree.leaves and not paths:
-            raise TreeMismatchError(
-                f"store: where={storage.where.glob!r} matches no parameter, one or more were expected of:\n"
-                f"{listing(tree.leaves.values())}\nCorrect the pattern."
-            )
+        paths = tree.leaves
+        if storage.where is not None:
+            paths = matched(storage.where, tree.leaves, tree.layout, "store: where")
         found |= {(slot, path): name for slot, name in storage.formats for path in paths}
     return found
 

@@ -76,7 +76,7 @@ def _letters(i: int) -> str:
 
 
 def explain(tx: Any, params: Any, state: Any = None) -> Audit:
-    """Say for each parameter which group claims it, by which rules and numbers, and what state it costs.
+    """Say for each parameter which group claims it, by which rules, numbers and flags, and what state it costs.
 
     Args:
         tx: a transform.
@@ -124,6 +124,7 @@ def explain(tx: Any, params: Any, state: Any = None) -> Audit:
 def _visit(tx: Transform, tree: Tree, state: Any, rules: dict[str, list[str]], groups: dict[str, set[str]]) -> None:
     for part, paths in zip(walk(tx.parts), tx.plan.claims(tree), strict=True):
         shown = [f"{name}={_number(part, name, value, state)}" for name, value in part.hyper]
+        shown += [text for name, value in sorted(dict(part.static).items()) if (text := _static(name, value))]
         formats = formats_of(part, tree)
         for path in paths:
             stored = [f"{slot} in {name}" for (slot, of), name in formats.items() if of == path]
@@ -154,6 +155,13 @@ def _number(part: Part, name: str, value: Any, state: Any) -> str:
     else:
         now = value(np.int32(0)) if callable(value) else raw(value)
     return f"{float(now):.4g}{'*' if callable(value) else ''}"
+
+
+def _static(name: str, value: Any) -> str:
+    """A value fixed at construction: a count, a name, or a flag that is set; others say little in a table."""
+    if value is True:
+        return name
+    return f"{name}={value}" if isinstance(value, int | float | str) and value is not False else ""
 
 
 def _bytes_by_path(fresh: State, tree: Tree) -> dict[str, int]:

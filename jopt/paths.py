@@ -399,6 +399,25 @@ def _listing(names: Iterable[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
+def matched(where: Where, leaves: Mapping[str, Leaf | None], layout: Layout, what: str) -> set[str]:
+    """The paths that `where` chooses; of a pattern, at least one of a tree with leaves.
+
+    Args:
+        where, leaves, layout: see `Where.choose`.
+        what: the argument of the user, for the message.
+
+    Raises:
+        TreeMismatchError: a pattern matches none.
+    """
+    chosen = where.choose(leaves, layout)
+    if isinstance(where, path) and leaves and not chosen:
+        raise TreeMismatchError(
+            f"{what}={where.glob!r} matches no parameter, one or more were expected of:\n{listing(leaves.values())}\n"
+            f"Correct the pattern; ~jopt.everything_else chooses none."
+        )
+    return chosen
+
+
 def listing(leaves: Iterable[Leaf | None], most: int = 8) -> str:
     """One leaf a line, for error messages."""
     lines = [f"  {leaf}" for leaf in leaves]

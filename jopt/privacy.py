@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jopt import dtypes, linalg
 from jopt.paths import Flat, TreeMismatchError, flatten
-from jopt.rule import Whole
+from jopt.rule import Whole, no_params
 from jopt.scalars import NONNEGATIVE, ScalarOrSchedule, scalar_dtype
 from jopt.transform import Transform, whole
 from jopt.update import salt
@@ -113,10 +113,7 @@ def _weighted_sum(factors: jax.Array, g: jax.Array) -> jax.Array:
 def aggregate_update(grads, own, params, *, key, l2_norm_clip, noise_multiplier):
     """The mean of clipped gradients of single examples, with noise."""
     if params is None:
-        raise TypeError(
-            "update: differentially_private_aggregate was given params=None, the parameters were expected: by their "
-            "shapes it knows the axis of examples. Call tx.update(grads, state, params)."
-        )
+        raise no_params("differentially_private_aggregate")  # by their shapes it knows the axis of examples
     examples = {path: g if g.ndim > params[path].ndim else g[None] for path, g in grads.items()}
     n = max(next((len(g) for g in examples.values()), 1), 1)  # a batch drawn at random may be empty: noise alone
     sums, _ = _clip_and_sum(examples, l2_norm_clip)

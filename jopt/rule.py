@@ -336,3 +336,10 @@ def extras_of(part: Part) -> frozenset[str]:
     """The extras of `update` (``value=``, ``value_fn=``) that a part may read."""
     known = {name for name, _ in (*part.hyper, *part.static)} | ENGINE_KEYWORDS
     return frozenset().union(*(keywords(f) for f in part.of.functions)) - known
+
+
+def no_params(name: str, call: str = "tx.update(grads, state, params)") -> TypeError:
+    """The error of a part that reads the parameters and was given none."""
+    return TypeError(
+        f"update: {name} reads the parameters, and params=None was received; the parameters were expected. Call {call}."
+    )

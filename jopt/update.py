@@ -330,8 +330,6 @@ class _Update:
         available |= {"measures": self.measures, "norms": self.norms}
         if key:
             available["key"] = jax.random.fold_in(key["key"], self.state.count)
-        if params is None and function is part.whole.apply:
-            raise TypeError(f"apply_gradients: {part.name} was given params=None, the parameters were expected.")
         values, own = function(grads, own, params, **named(function, available, part, self.extra))
         for handle in inner.values() if isinstance(inner, dict) else [inner]:
             if isinstance(handle, Inner):

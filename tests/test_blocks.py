@@ -152,7 +152,7 @@ def test_layerwise_decay_scales_and_explains():
     assert got["block_1/hidden/kernel"] == 0.5
     assert got["head/kernel"] == 1.0
     found = rows(tx)
-    assert "layerwise_decay(decay=0.5, layer 1 of 0..3)" in found["block_0/norm/scale"].rules
+    assert "layerwise_decay(decay=0.5, depth=2, layer 1 of 0..3)" in found["block_0/norm/scale"].rules
     assert found["embed/embedding"].state_bytes == 0
 
 

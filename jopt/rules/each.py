@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jopt import dtypes
 from jopt.paths import Flat
-from jopt.rule import Own
+from jopt.rule import Own, no_params
 from jopt.state import check_kept
 
 
@@ -34,10 +34,7 @@ def wide(params: Flat | None, name: str) -> Flat:
         TypeError: there are none.
     """
     if params is None:
-        raise TypeError(
-            f"update: {name} reads the parameters, and params=None was received; the parameters were expected. "
-            f"Call tx.update(grads, state, params)."
-        )
+        raise no_params(name)
     return {path: dtypes.compute(p) for path, p in params.items()}
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jopt import dtypes
 from jopt.linalg import Gradients
 from jopt.paths import Flat
-from jopt.rule import Own, Whole
+from jopt.rule import Own, Whole, no_params
 from jopt.scalars import scalar_dtype, size
 from jopt.state import check_kept
 from jopt.transform import Transform, whole
@@ -43,10 +43,7 @@ def lbfgs_init(params, *, memory_size):
 def lbfgs_update(grads, own, params, *, count, norms, memory_size, scale_init_precond):
     """Remember the last step, and multiply the gradient by the inverse Hessian it suggests."""
     if params is None:
-        raise TypeError(
-            "update: scale_by_lbfgs was given params=None, the parameters were expected. "
-            "Call tx.update(grads, state, params)."
-        )
+        raise no_params(LBFGS.name)
     for slot, kept in own.slots.items():
         check_kept(LBFGS.name, kept, grads, (memory_size,) if slot.endswith("_memory") else ())
     params = {path: dtypes.compute(params[path]) for path in grads}

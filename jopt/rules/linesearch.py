@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jopt import dtypes
 from jopt.paths import Flat, flatten
-from jopt.rule import Own, Whole
+from jopt.rule import Own, Whole, no_params
 from jopt.rules.lbfgs import add, inner
 from jopt.scalars import POSITIVE, Number, scalar_dtype
 from jopt.state import check_kept, states
@@ -37,9 +37,7 @@ class Line(NamedTuple):
 def line_of(name, updates, params, layout, rest, value, value_fn, grad, extra):
     """The line that a search is about."""
     if params is None:
-        raise TypeError(
-            f"update: {name} was given params=None, the parameters were expected. Call tx.update(grads, state, params)."
-        )
+        raise no_params(name)
     named = {key for key, p in inspect.signature(value_fn).parameters.items() if p.kind is not p.VAR_KEYWORD}
     given = {key: x for key, x in extra.items() if key in named}
 

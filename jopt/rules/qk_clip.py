@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jopt import dtypes
 from jopt.paths import Leaf, flatten
 from jopt.paths import where as choose
-from jopt.rule import Whole
+from jopt.rule import Whole, no_params
 from jopt.scalars import FRACTION, POSITIVE, ScalarOrSchedule
 from jopt.transform import Transform, whole
 
@@ -17,10 +17,7 @@ from jopt.transform import Transform, whole
 def qk_clip_update(updates, own, params, *, layout, max_logits, threshold, alpha, queries, keys, heads):
     """Shrink the queries and keys of heads whose largest logit is above the bound."""
     if params is None:
-        raise TypeError(
-            "update: qk_clip reads the parameters, and params=None was received; the parameters were expected. "
-            "Call tx.update(grads, state, params, max_logits=...)."
-        )
+        raise no_params("qk_clip", "tx.update(grads, state, params, max_logits=...)")
     logits, _ = flatten(max_logits)
     leaves = {path: Leaf(path, tuple(p.shape), p.dtype) for path, p in params.items()}
     found, new = set(), dict(updates)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jopt.linalg import Gradients
 from jopt.partition import chain
-from jopt.rule import Own, Whole
+from jopt.rule import Own, Whole, no_params
 from jopt.scalars import scalar_dtype
 from jopt.state import states
 from jopt.transform import Transform, whole
@@ -32,9 +32,7 @@ def updates_init(params):
 def updates_update(grads, own, params, *, norms, measures):
     """Record norms of gradients, updates and parameters, and the first clip between them."""
     if params is None:
-        raise TypeError(
-            "update: monitor was given params=None, the parameters were expected. Call tx.update(grads, state, params)."
-        )
+        raise no_params("monitor")
     opened = measures[GRADIENTS.name].pop()
     update_norm, param_norm = Gradients(grads, norms).norm(), Gradients(params, norms).norm()
     moves = param_norm > 0
