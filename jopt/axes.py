@@ -235,6 +235,7 @@ def _is_spec(x: Any) -> bool:
 
 
 def _tree(tree: Any, call: str) -> AxesTree:
+    """optax's dimension numbers, checked, as entries by path."""
     flat, _ = flatten(tree, is_leaf=_is_spec)
     wrong = [name for name, spec in flat.items() if spec is not None and not _is_spec(spec)]
     if wrong:

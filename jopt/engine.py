@@ -84,6 +84,7 @@ class Plan:
         return self
 
     def _build(self, parts: Parts) -> None:
+        """What is known of the parts before there is a tree."""
         self.parts = parts
         self.flat = tuple(walk(parts))
         wrapped = [inner for part in self.flat for _, inner in part.wrapped if isinstance(inner, Plan)]
@@ -139,6 +140,7 @@ class Plan:
     def _init_whole(
         self, part: Part, params: Flat, mine: dict[str, Any], numbers: Mapping[str, Any], tree: Tree
     ) -> Own:
+        """What a part over the whole tree keeps at the beginning."""
         for path, p in params.items():
             if not part.whole.complex and jnp.iscomplexobj(p):
                 raise refusal(part, path, p, "a real array", "keep real and imaginary parts as two parameters")

@@ -75,6 +75,7 @@ def _idle(idle: Any, names: list[str]) -> str | tuple[str, ...]:
 
 
 def _by_labels(transforms: Any, param_labels: Any) -> Transform:
+    """optax's form: transforms by label, and a tree of labels or a function that makes one."""
     if not isinstance(transforms, Mapping) or param_labels is None:
         raise TypeError(
             f"partition: a {type(transforms).__name__} and param_labels={param_labels!r} were given, a dict of "

@@ -122,6 +122,7 @@ class _Update:
         self.measures: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
+        """Run the parts in order; rules wait, leaf by leaf, until something needs their values."""
         claims = self.plan.claims(self.tree)
         for index, (part, paths) in enumerate(zip(self.plan.flat, claims, strict=True)):
             self._check_slots(index, part, paths)
@@ -172,6 +173,7 @@ class _Update:
         return hyper, base
 
     def _check_slots(self, index: int, part: Part, paths: tuple[str, ...]) -> None:
+        """Whether the state was made for these leaves; and how they are matrices, for a rule that reads some."""
         if not isinstance(part.of, Rule):
             return
         declared = views(part, self.tree)
@@ -199,6 +201,7 @@ class _Update:
             )
 
     def _check_formats(self, part: Part, held: Mapping[str, Mapping[str, Any]]) -> None:
+        """Whether the slots are stored as the transform says."""
         chosen = formats_of(part, self.tree)
         for slot, flat in held.items():
             for path, x in flat.items():
@@ -272,6 +275,7 @@ class _Update:
             self.entered.add(path)
 
     def _run_matrices(self, index: int, part: Part, paths: tuple[str, ...]) -> None:
+        """A matrix rule: the leaves in batches of equal matrices."""
         self._flush(paths)
         self.numbers_of[index] = self._numbers_for(part, paths)
         names, vector, others = self._packed((index,))
@@ -311,6 +315,7 @@ class _Update:
         return (rows, columns, x.dtype, entering, self.tree.leaf(path).dtype, stored, layout), view
 
     def _run_whole(self, part: Part, paths: tuple[str, ...], function: Any) -> None:
+        """A part over the whole tree: all its leaves at once, with what it names."""
         self._flush(paths, "compute" if part.whole.enters else None)
         held = self.slots.get(part.name, {})
         slots = {slot: {path: self._open(x, part, path) for path, x in flat.items()} for slot, flat in held.items()}
