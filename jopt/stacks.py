@@ -46,13 +46,15 @@ def unstacked(views: tuple[View, ...], results: Any, gs: Any, before: Any, start
         before: the slots by leaf, as they were.
         starts: where the matrices of each leaf begin, from `starts_of`, perhaps `hidden`.
     """
-    found = []
-    for view, start, g, old in zip(views, starts, gs, before, strict=True):
+    transposes = len(set(views)) > 1
+
+    def of_leaf(view, start, g, old):
         number = math.prod(view.batch(g.shape))
-        u, slots = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, number), results)  # noqa: B023
+        u, slots = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, number), results)
         slots = {name: _settled(view.join(slot, g.shape), g.shape) for name, slot in slots.items()}
-        found.append(_placed(view.array(u, g.shape), slots, g, old, len(set(views)) > 1))
-    return found
+        return _placed(view.array(u, g.shape), slots, g, old, transposes)
+
+    return [of_leaf(*leaf) for leaf in zip(views, starts, gs, before, strict=True)]
 
 
 def starts_of(views: tuple[View, ...], gs: Any) -> tuple[np.uint32, ...]:
@@ -66,7 +68,7 @@ def starts_of(views: tuple[View, ...], gs: Any) -> tuple[np.uint32, ...]:
 
 
 def _runs(views: tuple[View, ...], gs: Any) -> list[list[int]]:
-    """Which leaves are alike: they are turned into matrices, and back, in one go, as compiling it for each is slow."""
+    """Which leaves are alike: they are turned into matrices in one go, as compiling that for each is slow."""
     runs: dict[Any, list[int]] = {}
     for i, (view, g) in enumerate(zip(views, gs, strict=True)):
         runs.setdefault((view, g.shape), []).append(i)
@@ -83,7 +85,7 @@ def _streams(salt: Any, number: int) -> jax.Array:
     return jnp.asarray(salt, jnp.uint32) + jnp.arange(number, dtype=jnp.uint32) * np.uint32(2654435769)
 
 
-def hidden(numbers: tuple[np.int32, ...], count: jax.Array) -> tuple[Any, ...]:
+def hidden(numbers: tuple[np.uint32, ...], count: jax.Array) -> tuple[Any, ...]:
     """The same numbers, in a way that the compiler of the CPU does not see which.
 
     Else taking each matrix out of the results is a kernel of its own, and compiling these takes longer
@@ -96,10 +98,10 @@ def hidden(numbers: tuple[np.int32, ...], count: jax.Array) -> tuple[Any, ...]:
 
 def _placed(x: jax.Array, slots: Any, g: Any, before: Any, transposes: bool) -> Any:
     """The update and slots of a leaf, on the devices where its gradient and slots were."""
-    from jax.experimental.shard_alike import shard_alike  # where it is needed: `import jopt` loads no more of JAX
-
     if not transposes:
         return x, slots
+    from jax.experimental.shard_alike import shard_alike  # where it is needed: `import jopt` loads no more of JAX
+
     # On an Auto mesh the compiler might lay a matrix out as the others of its batch, which are transposes.
     return shard_alike(x, g)[0], {name: shard_alike(slot, before[name])[0] for name, slot in slots.items()}
 
