@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 
 from jopt.axes import View
 
@@ -46,13 +46,12 @@ def unstacked(views: tuple[View, ...], results: Any, gs: Any, before: Any, start
         before: the slots by leaf, as they were.
         starts: where the matrices of each leaf begin, from `starts_of`, perhaps `hidden`.
     """
-    transposes = len(set(views)) > 1
 
     def of_leaf(view, start, g, old):
         number = math.prod(view.batch(g.shape))
         u, slots = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, number), results)
-        slots = {name: _settled(view.join(slot, g.shape), g.shape) for name, slot in slots.items()}
-        return _placed(view.array(u, g.shape), slots, g, old, transposes)
+        slots = {name: view.join(slot, g.shape) for name, slot in slots.items()}
+        return _placed(view.array(u, g.shape), slots, g, old)
 
     return [of_leaf(*leaf) for leaf in zip(views, starts, gs, before, strict=True)]
 
@@ -96,13 +95,15 @@ def hidden(numbers: tuple[np.uint32, ...], count: jax.Array) -> tuple[Any, ...]:
     return jax.lax.cond(count >= 0, lambda: numbers, lambda: numbers[::-1])
 
 
-def _placed(x: jax.Array, slots: Any, g: Any, before: Any, transposes: bool) -> Any:
-    """The update and slots of a leaf, on the devices where its gradient and slots were."""
-    if not transposes:
+def _placed(x: jax.Array, slots: Any, g: Any, before: Any) -> Any:
+    """The update and slots of a leaf, on the devices where its gradient and slots were.
+
+    On an Auto mesh the compiler might lay a matrix out as the others of its batch, which may be transposes.
+    """
+    if AxisType.Auto not in jax.typeof(x).sharding.mesh.axis_types:
         return x, slots
     from jax.experimental.shard_alike import shard_alike  # where it is needed: `import jopt` loads no more of JAX
 
-    # On an Auto mesh the compiler might lay a matrix out as the others of its batch, which are transposes.
     return shard_alike(x, g)[0], {name: shard_alike(slot, before[name])[0] for name, slot in slots.items()}
 
 
@@ -121,11 +122,3 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 def one_of(x: jax.Array, i: jax.Array) -> jax.Array:
     """Matrix i of a stack."""
     return jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
-
-
-def _settled(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A slot that lies whole on every device, unless it lies as its leaf: else an Auto mesh would place it anew."""
-    mesh = jax.typeof(x).sharding.mesh
-    if x.shape == shape or AxisType.Auto not in mesh.axis_types:
-        return x
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*(None,) * x.ndim)))
