@@ -24,12 +24,22 @@ MATRIX = {"complex": None, "elementwise": False}
 # A singular vector turns by rounding over the gap to its neighbour, at every new projector.
 PROJECTED = {"ulps": 1024, **MATRIX}
 
+
+def muon_axes(rate):
+    """Declared axes, by a case that also trees without such a leaf are fine with, as `muon(axes=...)` is not."""
+    axes = [(jopt.path("dense/kernel") & jopt.ndim(2), 1, 0)]
+    steps = jopt.chain(jopt.scale_by_muon(axes=axes), jopt.scale_by_shape(axes=axes), jopt.scale_by_learning_rate(rate))
+    return jopt.partition(
+        [("muon", matrices(axes), steps), ("adam", jopt.everything_else, jopt.nadam(rate))], idle="allow"
+    )
+
+
 OPTIMIZERS = {
     "galore": rated(lambda rate: jopt.galore(rate, rank=3, update_proj_gap=2), **PROJECTED),
     "galore_full_rank": rated(lambda rate: jopt.galore(rate, weight_decay=0.1), zero_gradient=False, **PROJECTED),
     "muon": rated(jopt.muon, **MATRIX),
     "muon_axes": rated(
-        lambda rate: jopt.muon(rate, axes=[(jopt.path("dense/kernel") & jopt.ndim(2), 1, 0)], where="dense/*"),
+        muon_axes,
         reads_paths=True,
         namespace=(("matrices", matrices),),
         **MATRIX,
