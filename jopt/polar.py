@@ -51,8 +51,8 @@ _LONG = 1.5
 # Rounding of a small eigenvalue of the Gram matrix grows a² times per step, and one that is pushed below zero far
 # enough diverges: after so much growth the matrix is computed afresh, but for the last step, which nothing follows.
 _GROWTH = 1e2
-# Below this size half of a symmetric product costs more in small pieces than the whole (measured, 2 cores).
-_SPLIT = 256
+# Below this size half of a symmetric product costs more in small pieces than the whole (measured, 2 quiet cores).
+_SPLIT = 320
 
 
 def triples(coefficients: Any, steps: int) -> tuple[Triple, ...]:
