@@ -1,7 +1,7 @@
 """Which tests the fast tier leaves out: ``pytest --durations=0 --durations-min=0.05 | python tests/slowest.py``.
 
 `make slow-list` measures anew and writes `tests/slow.txt`. A test is listed if it takes longer than LIMIT
-seconds and is neither KEPT, nor the cheapest of its function (of its law, for `test_law`). A
+seconds and is neither KEPT, nor the cheapest of its function (of its law, for `test_law`) and below ALONE. A
 listed test has the mark `slow`; tests may also carry it in the code, where cost is not the reason or is known.
 """
 
@@ -9,7 +9,7 @@ import collections
 import re
 import sys
 
-LIMIT = 0.8
+LIMIT, ALONE = 0.3, 2.0
 # What the fast tier keeps at any cost: the pages and notebooks, the transcriptions, and what the README promises.
 KEPT = ("test_readme", "test_training_page", "test_notebooks", "test_adding_a_rule", "test_moving_pages")
 KEPT += (
@@ -38,7 +38,7 @@ def slowest(lines, limit=LIMIT):
         if any(kept in function for kept in KEPT):
             continue
         cheapest = min(names, key=seconds.__getitem__)
-        dear += [n for n in names if seconds[n] > limit and (n != cheapest or seconds[n] > 3 * limit)]
+        dear += [n for n in names if seconds[n] > limit and (n != cheapest or seconds[n] > ALONE)]
     return sorted(dear)
 
 
