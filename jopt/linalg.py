@@ -167,6 +167,11 @@ def distance(xs: Mapping[str, jax.Array], ys: Mapping[str, jax.Array]) -> jax.Ar
     return _safe_sqrt(total(_squared_difference, xs, ys))
 
 
+def along(g: jax.Array, x0: jax.Array, x: jax.Array) -> jax.Array:
+    """g·(x₀ − x) of each element: a term for `total`, the progress that a gradient saw since the start."""
+    return g * (x0 - x)
+
+
 def _squared_difference(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.square(x - y)
 

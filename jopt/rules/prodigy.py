@@ -35,6 +35,7 @@ def prodigy_init(params, *, estim_lr0):
 
 
 def prodigy_moments(g, s, p, *, b1, b2, beta3, d, weight):
+    """Adam's moments of d·g, and the weighted sum of these gradients."""
     dg = jnp.clip(d * g, -SATURATION, SATURATION)  # else its square could overflow where d > 1
     m = b1 * s["mu"] + (1 - b1) * dg
     v = b2 * s["nu"] + (1 - b2) * dg * dg
@@ -42,11 +43,8 @@ def prodigy_moments(g, s, p, *, b1, b2, beta3, d, weight):
 
 
 def prodigy_direction(g, s, p, *, rate, weight_decay, eps_d):
+    """The step by the moments, with decay."""
     return rate * (s["mu"] / (jnp.sqrt(s["nu"]) + eps_d) + weight_decay * p), s
-
-
-def along(g, x0, x):
-    return g * (x0 - x)
 
 
 def prodigy_update(
@@ -69,7 +67,7 @@ def prodigy_update(
     g, x = opened("scale_by_prodigy", grads, own, params)
     d, beta3 = own.scalars["d"], jnp.sqrt(b2) if beta3 is None else beta3
     rate = d * learning_rate * _bias_correction(t, b1, b2)
-    r = beta3 * own.scalars["numerator"] + d / estim_lr0 * rate * linalg.total(along, g, own.slots["x0"], x)
+    r = beta3 * own.scalars["numerator"] + d / estim_lr0 * rate * linalg.total(linalg.along, g, own.slots["x0"], x)
     weight = (d if safeguard_warmup else rate) / estim_lr0
     _, slots = each(prodigy_moments, g, own.slots, x, b1=b1, b2=b2, beta3=beta3, d=d, weight=weight)
     d = jnp.maximum(d, estim_lr_coef * over(r, linalg.sum_abs(slots["grad_sum"])))
@@ -139,6 +137,7 @@ def dadapt_init(params, *, estim_lr0):
 
 
 def dadapt_scaled_sum(g, s, p, *, eps):
+    """The sum of gradients over the root of the second moment."""
     return over(s["grad_sum"], jnp.sqrt(s["nu"]) + eps), s
 
 

@@ -12,13 +12,10 @@ from jopt.transform import Transform, as_transform, whole
 
 
 def mechanic_init(params, *, inner, s_init, num_betas):
+    """The start x₀, and a tuner for each β."""
     nothing = jnp.zeros((num_betas,), scalar_dtype())
     numbers = {"r": nothing, "m": nothing, "root_v": nothing, "s": nothing + s_init}
     return Own({"x0": reals(params)}, numbers, inner(params))
-
-
-def along(g, x0, x):
-    return g * (x0 - x)
 
 
 def mechanic_step(g, s, x, *, back, scale):
@@ -26,6 +23,7 @@ def mechanic_step(g, s, x, *, back, scale):
 
 
 def mechanic_update(grads, own, params, *, inner, norms, weight_decay, eps, s_init, num_betas):
+    """The updates of the base, scaled by the sum of what the tuners learned."""
     g, x = opened("mechanize", grads, own, params)
     x0, tuner = own.slots["x0"], own.scalars
     updates, state = inner.update(grads, own.inner, params)
@@ -33,7 +31,7 @@ def mechanic_update(grads, own, params, *, inner, norms, weight_decay, eps, s_in
     decay = weight_decay * before * linalg.Gradients(grads, norms).norm()
     decay = decay / (linalg.global_norm(list(x.values())) + eps)
     # Δ, the sum of the updates so far, is (x₀ − x) / Σs.
-    h = (linalg.total(along, g, x0, x) + decay * linalg.total(along, x, x0, x)) / (before + eps)
+    h = (linalg.total(linalg.along, g, x0, x) + decay * linalg.total(linalg.along, x, x0, x)) / (before + eps)
 
     betas = 1 - jnp.asarray([0.1 ** (i + 1) for i in range(num_betas)], scalar_dtype())
     m = jnp.maximum(betas * tuner["m"], jnp.abs(h) + eps)
