@@ -93,10 +93,12 @@ def sophia_step(g, s, p, *, b1, c1, gamma, eps):
 
 
 def clipped(g, s, p, *, threshold):
+    """The ratio of momentum and curvature, within ± the threshold."""
     return jnp.clip(g, -threshold, threshold), s
 
 
 def inside(u, *, threshold):
+    """1 where the threshold left an element as it was, else 0."""
     return (jnp.abs(u) < threshold).astype(u.dtype)
 
 

@@ -126,10 +126,12 @@ def momo_init(params, *, lower_bound):
 
 
 def average(g, s, p, *, beta):
+    """Average the gradient into the momentum, and pass the gradient on."""
     return g, {"mu": beta * s["mu"] + (1 - beta) * g}
 
 
 def momo_direction(g, s, p, *, rate, shrink):
+    """The step along the momentum, and the share of the parameter that decays."""
     return rate * s["mu"] + shrink * p, s
 
 
@@ -203,12 +205,14 @@ def momo_adam_init(params, *, lower_bound):
 
 
 def momo_adam_moments(g, s, p, *, b1, b2, eps, c2):
+    """Adam's moments, and the momentum over the root of the second."""
     m = b1 * s["mu"] + (1 - b1) * g
     v = b2 * s["nu"] + (1 - b2) * g * g
     return m / (eps + jnp.sqrt(v / c2)), {"mu": m, "nu": v}
 
 
 def momo_adam_direction(g, s, p, *, rate, shrink):
+    """The same step along what `momo_adam_moments` gave."""
     return rate * g + shrink * p, s
 
 

@@ -71,12 +71,14 @@ class Memory(NamedTuple):
 
 
 def memory_start(n: int, dtype: Any, memory_size: int) -> Memory:
+    """No pairs: the inverse Hessian is the identity."""
     m, square = memory_size, jnp.zeros((memory_size, memory_size), dtype)
     pairs, place = jnp.zeros((2 * m, n), dtype), jnp.zeros((), jnp.int32)
     return Memory(pairs, square, square, jnp.zeros(m, dtype), jnp.ones((), dtype), place)
 
 
 def memory_restart(model: Memory, scale: Any) -> Memory:
+    """Forget the pairs; the inverse Hessian is `scale` times the identity."""
     # Pairs without an entry in R⁻¹ have no influence.
     return model._replace(inverse=jnp.zeros_like(model.inverse), scale=scale)
 
@@ -118,10 +120,12 @@ def memory_update(model: Memory, move: Move) -> tuple[Memory, Any]:
 
 
 def dense_start(n: int, dtype: Any, memory_size: int) -> Any:
+    """The identity."""
     return jnp.eye(n, dtype=dtype)
 
 
 def dense_restart(model: Any, scale: Any) -> Any:
+    """`scale` times the identity."""
     return scale * jnp.eye(model.shape[0], dtype=model.dtype)
 
 
@@ -152,10 +156,12 @@ def _dense_update(model: Any, move: Move, numbers: Callable[..., Any]) -> tuple[
 
 
 def bfgs_numbers(b: Any, h: Any, n: int) -> tuple[Any, Any]:
+    """BFGS: φ = τ = 1."""
     return jnp.ones_like(b), jnp.ones_like(b)
 
 
 def ssbfgs_numbers(b: Any, h: Any, n: int) -> tuple[Any, Any]:
+    """Self-scaled BFGS: φ = 1, τ = min(1, 1/b)."""
     return jnp.ones_like(b), jnp.minimum(1, 1 / b)
 
 
@@ -180,14 +186,17 @@ def ssbroyden_numbers(b: Any, h: Any, n: int) -> tuple[Any, Any]:
 
 
 def bfgs_update(model: Any, move: Move) -> tuple[Any, Any]:
+    """The BFGS update of a dense inverse Hessian."""
     return _dense_update(model, move, bfgs_numbers)
 
 
 def ssbfgs_update(model: Any, move: Move) -> tuple[Any, Any]:
+    """The same, self-scaled."""
     return _dense_update(model, move, ssbfgs_numbers)
 
 
 def ssbroyden_update(model: Any, move: Move) -> tuple[Any, Any]:
+    """The self-scaled member of Broyden's class."""
     return _dense_update(model, move, ssbroyden_numbers)
 
 

@@ -13,6 +13,7 @@ from jopt.transform import Transform, as_transform, leaves_of, whole
 
 
 def gradients_update(grads, own, params, *, measures):
+    """Remember the gradients for the `updates_update` that comes after the transform."""
     measures.setdefault(GRADIENTS.name, []).append(grads)  # a stack, because wrappers nest
     return grads, own
 
@@ -26,6 +27,7 @@ def _keep_what_agrees(u, g, floor):
 
 
 def updates_update(updates, own, params, *, floor, measures):
+    """Keep of the updates what points as the gradients do."""
     grads = measures[GRADIENTS.name].pop()
     return {path: _keep_what_agrees(u, grads[path], floor) for path, u in updates.items()}, own
 

@@ -82,18 +82,21 @@ def _asked(should_transform_fn, forward_extra_args, count, extra):
 
 
 def mask_update(grads, own, params, *, should_transform_fn, forward_extra_args, count, extra, inner):
+    """Run the transform if asked to; else the updates are zero."""
     wanted = _asked(should_transform_fn, forward_extra_args, count, extra)
     u, state = _update_if(wanted, _nothing(grads), grads, own.inner.inner_state, params, inner)
     return u, own._replace(inner=ConditionalState(state))
 
 
 def mask_apply(grads, own, params, *, should_transform_fn, forward_extra_args, count, extra, inner):
+    """The same on the parameters; else they stay."""
     wanted = _asked(should_transform_fn, forward_extra_args, count, extra)
     params, state = _apply_if(wanted, grads, own.inner.inner_state, params, inner)
     return params, own._replace(inner=ConditionalState(state))
 
 
 def transform_update(grads, own, params, *, should_transform_fn, forward_extra_args, count, extra, inner):
+    """Run the transform if asked to; else the gradients pass."""
     wanted = _asked(should_transform_fn, forward_extra_args, count, extra)
     u, state = _update_if(wanted, grads, grads, own.inner.inner_state, params, inner)
     return u, own._replace(inner=ConditionalState(state))
@@ -149,12 +152,14 @@ def _accepts(grads, kept, max_consecutive_errors):
 
 
 def finite_update(grads, own, params, *, max_consecutive_errors, inner):
+    """Run the transform on finite gradients; of others the updates are zero, until there were too many."""
     wanted, kept = _accepts(grads, own.inner, max_consecutive_errors)
     u, state = _update_if(wanted, _nothing(grads), grads, kept.inner_state, params, inner)
     return u, own._replace(inner=kept._replace(inner_state=state))
 
 
 def finite_apply(grads, own, params, *, max_consecutive_errors, inner):
+    """The same on the parameters, which others leave alone."""
     wanted, kept = _accepts(grads, own.inner, max_consecutive_errors)
     params, state = _apply_if(wanted, grads, kept.inner_state, params, inner)
     return params, own._replace(inner=kept._replace(inner_state=state))

@@ -39,11 +39,13 @@ def _interpolate(own, params, u, state, c, b1, **scalars):
 
 
 def schedule_free_init(params, *, state_dtype, inner):
+    """The average begins at the parameters, with no weight."""
     zero = jnp.zeros((), scalar_dtype())
     return _start(params, state_dtype, inner, weight_sum=zero, max_lr=zero)
 
 
 def schedule_free_update(grads, own, params, *, learning_rate, b1, weight_lr_power, count, inner):
+    """Step the base, and average by the weights of learning rates."""
     y = wide(params, "schedule_free")
     check_kept("schedule_free", own.slots.get(AVERAGED, {}), grads)
     u, state = inner.update(grads, own.inner, params)
@@ -139,10 +141,12 @@ def schedule_free_eval_params(state: Any, params: Any) -> Any:
 
 
 def gpa_init(params, *, state_dtype, inner):
+    """The average begins at the parameters."""
     return _start(params, state_dtype, inner)
 
 
 def gpa_update(grads, own, params, *, mu_x, mu_y, inner):
+    """Step the base, and average at a constant pace."""
     y = wide(params, "gpa")
     check_kept("gpa", own.slots.get(AVERAGED, {}), grads)
     u, state = inner.update(grads, own.inner, params)

@@ -15,6 +15,7 @@ from jopt.wrap.arrays import beside
 
 
 def lookahead_init(params, *, layout, inner):
+    """The slow parameters begin at the fast ones."""
     if isinstance(layout.tree(params), optax.LookaheadParams):
         raise TypeError(
             "init: lookahead was given LookaheadParams, the parameters of the model were expected: the slow ones are "
@@ -24,6 +25,8 @@ def lookahead_init(params, *, layout, inner):
 
 
 def lookahead_update(grads, own, params, *, sync_period, slow_step_size, reset_state, inner):
+    """Step the fast parameters, and now and then draw slow and fast ones together."""
+
     def synchronize(carry, operands):
         handle, p, alpha = inner.given(operands[0]), operands[1], operands[2]
         u, slow, state = carry

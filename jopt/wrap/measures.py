@@ -44,10 +44,12 @@ def _blank(measured):
 
 
 def snapshot_init(params, *, measure_name, measure, layout):
+    """A blank measurement of the right shapes."""
     return Own(inner=SnapshotState({measure_name: _blank(jax.eval_shape(measure, layout.tree(params)))}))
 
 
 def snapshot_update(grads, own, params, *, measure_name, measure, layout):
+    """Measure what passes."""
     kept = own.inner.measurement[measure_name]
     return grads, own._replace(inner=SnapshotState({measure_name: _like(measure(layout.tree(grads)), kept)}))
 
@@ -133,6 +135,7 @@ def _measure(what, states, tree, params):
 
 
 def measures_init(params, *, what, layout):
+    """Blank measurements, and the first states of those that have one."""
     tree = layout.tree(params)
     states = _first(what, tree)
     found, _ = jax.eval_shape(lambda: _measure(what, states, tree, tree))
@@ -140,6 +143,7 @@ def measures_init(params, *, what, layout):
 
 
 def measures_update(grads, own, params, *, what, layout):
+    """Measure what passes, by measures that may keep a state."""
     kept = own.inner
     tree = None if params is None else layout.tree(params)
     found, states = _measure(what, kept.measure_states, layout.tree(grads), tree)

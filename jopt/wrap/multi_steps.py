@@ -63,6 +63,7 @@ def skip_large_updates(
 
 
 def steps_init(params, *, should_skip_update_fn, accumulator_dtype, layout, inner):
+    """An empty sum, and no steps counted."""
     zero = jnp.zeros((), jnp.int32)
     skipped = ()
     if should_skip_update_fn is not None:
@@ -100,6 +101,8 @@ def _gather(grads, kept, params, every_k_schedule, use_grad_mean, should_skip_up
 
 
 def steps_update(grads, own, params, *, every_k_schedule, use_grad_mean, should_skip_update_fn, layout, inner):
+    """Add the gradients up; every k-th time run the optimizer, else the updates are zero."""
+
     def work(carry, operands):
         numbers, total, params = operands
         return inner.given(numbers).update(total, carry[1], params)
@@ -111,6 +114,8 @@ def steps_update(grads, own, params, *, every_k_schedule, use_grad_mean, should_
 
 
 def steps_apply(grads, own, params, *, every_k_schedule, use_grad_mean, should_skip_update_fn, layout, inner):
+    """The same on the parameters."""
+
     def work(carry, operands):
         params, state = carry
         return inner.given(operands[0]).apply(operands[1], state, params)

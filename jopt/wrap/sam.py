@@ -36,11 +36,14 @@ def _fresh(adversary, params, state, reset_state):
 
 
 def sam_init(params, *, inner):
+    """Home is where the parameters are; no steps taken from it."""
     states = SAMState(**{name: init(params) for name, init in inner.items()})
     return Own({AVERAGED: params}, {"steps_since_sync": jnp.zeros((), jnp.int32)}, states)
 
 
 def sam_update(grads, own, params, *, sync_period, reset_state, inner):
+    """Climb away from home for some updates, then step from home by the gradient found there."""
+
     def ascend(carry, operands):
         handle, grads, p = inner["adv_optimizer"].given(operands[0]), operands[1], operands[2]
         u, state = handle.update(grads, carry[1], p)
@@ -75,12 +78,14 @@ SAM = Whole("sam", sam_update, sam_init)
 
 
 def opaque_init(params, *, inner):
+    """The states of both optimizers."""
     return Own(inner=SAMState(**{name: init(params) for name, init in inner.items()}))
 
 
 def opaque_update(
     grads, own, params, *, sync_period, reset_state, batch_axis_name, opaque_mode, grad_fn, layout, rest, inner
 ):
+    """Climb and step in one update, with gradients from `grad_fn`."""
     home, state = wide(params, "sam"), own.inner.adv_optimizer
     p, g = home, grads
     for i in range(sync_period - 1):
@@ -160,6 +165,7 @@ def sam(
 
 
 def adaptive_ascent_update(grads, own, params, *, eta, norms):
+    """The normalised direction of ascent, by the size of each parameter."""
     p = wide(params, "scale_by_adaptive_sharpness")
     size = {path: (jnp.abs(x) + eta.astype(jnp.finfo(x.dtype).dtype)).astype(x.dtype) for path, x in p.items()}
     scaled = {path: size[path] * g for path, g in grads.items()}
