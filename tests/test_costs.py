@@ -167,6 +167,20 @@ def test_matrices_and_transposes_run_as_one_batch_where_the_rule_commutes_with_t
     assert lowered_products(jopt.normuon(0.02, ns_steps=5), params) == 6
 
 
+def test_a_further_matrix_is_turned_and_taken_apart_without_asking_for_signs():
+    """A tall matrix that runs with wide ones: turned among its like, so back again alone is what it adds."""
+
+    def lowered(n):
+        params = matrices(n, 12, 8) | {f"wide_{i}": jax.ShapeDtypeStruct((8, 12), jnp.float32) for i in range(n)}
+        state = jax.eval_shape(jopt.scale_by_muon().init, params)
+        return jax.jit(jopt.scale_by_muon().update).lower(params, state, params).as_text()
+
+    few, many = lowered(4), lowered(24)
+    for operation, each in {"transpose": 2, "dynamic_slice": 4, "compare": 0, "select": 0}.items():
+        added = many.count(f"stablehlo.{operation} ") - few.count(f"stablehlo.{operation} ")
+        assert added == 20 * each, f"{operation}: {added} more for 20 more of each shape"
+
+
 def test_long_matrices_run_on_their_gram_matrix():
     """Products with the long side at the start, at the one restart (two) and at the end: 4 of 18."""
     params = matrices(3, 40, 8)

@@ -314,6 +314,15 @@ def test_the_audit_says_who_gets_what():
         jopt.explain(P, P)
 
 
+def test_the_audit_shows_counts_names_and_flags_that_are_set():
+    (row,) = jopt.explain(jopt.scale_by_muon(ns_steps=3, ns_coeffs="standard"), {"w": jnp.ones((2, 3))}).rows
+    assert row.rules == (
+        "scale_by_muon(beta=0.95, eps=1e-08, nesterov, ns_coeffs=standard, ns_steps=3, preconditioning=frobenius)"
+    )
+    (row,) = jopt.explain(jopt.scale_by_muon(nesterov=False), {"w": jnp.ones((2, 3))}).rows
+    assert row.rules == "scale_by_muon(beta=0.95, eps=1e-08, ns_steps=5, preconditioning=frobenius)"
+
+
 def test_the_audit_reads_the_numbers_of_a_state():
     tx = jopt.accumulate(jopt.sgd(0.1), 2)
     state = jopt.set_hyperparams(tx.init(P), learning_rate=0.025)

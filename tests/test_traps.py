@@ -406,6 +406,19 @@ def sharded(mesh):
     return {"w": place(jnp.arange(128.0).reshape(16, 8) / 100, "d", None), "b": place(jnp.ones(8), "d")}
 
 
+def test_slots_of_matrices_stay_where_they_were_on_an_auto_mesh():
+    """Those of NorMuon have a row's shape, which tells the compiler nothing: it gathered them everywhere."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    params = {name: jax.device_put(jnp.ones((16, 8)), NamedSharding(mesh, PartitionSpec(None, "d"))) for name in "ab"}
+    tx = jopt.scale_by_normuon()
+    state = tx.init(params)
+    nu = state.slots["scale_by_normuon"]["nu"]["a"]
+    assert nu.sharding.spec == PartitionSpec("d")
+    _, after = jax.jit(tx.update)(params, state, params)
+    new = after.slots["scale_by_normuon"]["nu"]["a"]
+    assert new.sharding.is_equivalent_to(nu.sharding, nu.ndim)
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_scalars_of_a_state_lie_on_the_mesh_or_the_second_step_would_compile_again(name, kind):
